@@ -1,0 +1,1 @@
+"""One small adapter for each engine that takes tokens and gives logits and state."""
