@@ -1,0 +1,54 @@
+"""A torch graph to an ONNX model that TPU-MLIR's front end reads."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+
+from compile.graphs.named import name_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compile.graphs.model import Rwkv7
+
+OPSET = 17  # the newest that the front end's onnx 1.14 reads and that has LayerNormalization
+
+
+def export(graph: Rwkv7, path: Path) -> list[str]:
+    """Write *graph* as ONNX: inputs ``token`` int32 ``[1, T]`` and the states; outputs ``logits`` and the next states.
+
+    State inputs are named ``blocks.0.att.shift``, ``blocks.0.att.state``, ``blocks.0.ffn.shift``, …; the outputs have
+    the same names with ``.next`` behind, in the same order.
+
+    Returns:
+        The operations to be computed in float32 in every quantisation, by the compiler's names for them.
+    """
+    states = graph.dims.state_shapes()
+    inputs = (torch.zeros(1, graph.T, dtype=torch.int32), *(torch.zeros(shape) for _, shape in states))
+    names = [name for name, _ in states]
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The tracing exporter is deprecated in torch, but it alone keeps module paths, and needs no further packages.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.float().eval(),
+            inputs,
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["token", *names],
+            output_names=["logits", *(name + ".next" for name in names)],
+            custom_opsets={"naming": 1},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    f32 = set(name_tensors(model.graph))
+    del model.opset_import[1:]  # the domain of the marks, which are gone
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    # TPU-MLIR names an operation of a single output after that output and the ONNX operator.
+    return [f"{node.output[0]}_{node.op_type}" for node in model.graph.node if f32 & set(node.output)]

@@ -1,0 +1,106 @@
+"""Runs one tool: its output to a log, a time limit, and nothing of it left on any way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+# The kernel ends the tool together with a parent that is killed (1 = PR_SET_PDEATHSIG).
+_DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How a tool ended."""
+
+    status: int  # exit status; negative: the number of the signal that ended it
+    seconds: float  # wall time
+    peak_bytes: int  # largest resident set of the tool or one of its children
+    timed_out: bool
+
+    @property
+    def ending(self) -> str:
+        """The ending in words."""
+        if self.timed_out:
+            return f"was stopped at its time limit after {self.seconds:.0f} s"
+        if self.status < 0:
+            return f"died of {signal.Signals(-self.status).name}"
+        return f"exited with status {self.status}"
+
+
+def run(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> Finished:
+    """Run a command in *folder*; append the command and all that it says to *log*."""
+    start = time.monotonic()
+    timed_out = threading.Event()
+    with log.open("a") as kept:
+        kept.write(f"$ {' '.join(command)}\n")
+        kept.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, *command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+
+        def kill() -> None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        def give_up() -> None:
+            timed_out.set()
+            kill()
+
+        timer = threading.Timer(timeout_s, give_up)
+        timer.start()
+        usage = None
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                kept.write(line)
+                on_line(line)
+            _, wait_status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(wait_status)
+        finally:
+            timer.cancel()
+            if usage is None:  # an exception on the way: the tool still runs
+                kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+    return Finished(
+        status=process.returncode,
+        seconds=time.monotonic() - start,
+        peak_bytes=usage.ru_maxrss * 1024,
+        timed_out=timed_out.is_set(),
+    )
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a log, or what to say where there is none."""
+    if not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

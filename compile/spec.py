@@ -1,0 +1,42 @@
+"""What to compile: one graph of a model, and the options that the compiler gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class GraphKind(Enum):
+    """What a graph takes and gives back."""
+
+    DECODE = "decode"  # one token, its logits
+    PREFILL = "prefill"  # T tokens, the logits of the last
+    PREFILL_ALL = "prefill_all"  # T tokens, the logits of each
+
+
+class Quantization(Enum):
+    """The compiler's names for the precision of weights and arithmetic on BM1684X."""
+
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    W8F16 = "W8F16"
+    W4F16 = "W4F16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSpec:
+    """One graph: its kind and the tokens that a call takes."""
+
+    kind: GraphKind
+    T: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse lengths that make no sense."""
+        if self.T < 1 or (self.kind is GraphKind.DECODE) != (self.T == 1):
+            raise ValueError(f"{self.kind.value} with {self.T} tokens a call; decode takes 1, the others at least 2")
+
+    @property
+    def name(self) -> str:
+        """The net's name inside the bmodel: ``decode``, ``prefill_16``, ``prefill_all_16``."""
+        return self.kind.value if self.kind is GraphKind.DECODE else f"{self.kind.value}_{self.T}"
