@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -194,9 +193,7 @@ def _working_folder(parent: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # gone already where it was renamed
 
 
-def _compile(
-    job: Job, key: str, work: Path, what: str, say: Callable[[str], None], timeout_s: float
-) -> Compiled:
+def _compile(job: Job, key: str, work: Path, what: str, say: Callable[[str], None], timeout_s: float) -> Compiled:
     costs: dict[str, StageCost] = {}
     tools = job.toolchain
 
@@ -250,7 +247,7 @@ def _compile(
     return Compiled(
         key=key,
         bmodel_sha256=_sha256(bmodel),
-        bmodel_bytes=os.path.getsize(bmodel),
+        bmodel_bytes=bmodel.stat().st_size,
         profile=profile,
         costs=costs,
         toolchain=tools.identity,

@@ -38,7 +38,7 @@ def export(graph: Rwkv7, path: Path) -> list[str]:
         torch.onnx.export(
             graph.float().eval(),
             inputs,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the tracing exporter takes a file object
             dynamo=False,
             opset_version=OPSET,
             input_names=["token", *names],

@@ -28,7 +28,7 @@ def hash_arrays(arrays: Arrays) -> str:
 
 
 def hash_graph_source(graph: type[Rwkv7]) -> str:
-    """SHA-256 over everything that turns arrays into ONNX: our sources, a variant's own, and the exporting libraries."""
+    """SHA-256 over all that turns arrays into ONNX: our sources, a variant's own, and the exporting libraries."""
     files = {*_HERE.glob("graphs/*.py"), _HERE / "export.py", _HERE / "dims.py"}
     # A variant overrides pieces of the graph in a file of its own, wherever that lies.
     pieces = [graph, graph.block, graph.block.time_mix, graph.block.channel_mix]

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +77,9 @@ def run(
         timer = threading.Timer(timeout_s, give_up)
         timer.start()
         usage = None
+        output = cast("IO[str]", process.stdout)  # there, because of PIPE
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in output:
                 kept.write(line)
                 on_line(line)
             _, wait_status, usage = os.wait4(process.pid, 0)
@@ -89,8 +89,7 @@ def run(
             if usage is None:  # an exception on the way: the tool still runs
                 kill()
                 process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            output.close()
     return Finished(
         status=process.returncode,
         seconds=time.monotonic() - start,

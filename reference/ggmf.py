@@ -9,7 +9,7 @@ the ``.pth`` layout.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAGIC = 0x67676D66
 _VERSION = 101
-_DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2")}
+_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2")}
 _MAX_AXES = 4
 _LORA = tuple(f".att.{q}{n}" for q in "wavg" for n in "12")
 
@@ -47,7 +47,9 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
     magic, version, *_ = integers(6, "the header")
     if (magic, version) != (MAGIC, _VERSION):
-        raise CheckpointError(f"{path}: magic {magic:#x} version {version}, but should be {MAGIC:#x} version {_VERSION}")
+        raise CheckpointError(
+            f"{path}: magic {magic:#x} version {version}, but should be {MAGIC:#x} version {_VERSION}"
+        )
     tensors: dict[str, torch.Tensor] = {}
     while position < len(data):
         n_axes, key_length, dtype = integers(3, "a tensor's header")

@@ -73,11 +73,11 @@ class Naive:
         logits = w["head.weight"] @ _layer_norm(x, w, "ln_out")
         return logits, State(torch.stack(att_shift), torch.stack(wkv), torch.stack(ffn_shift))
 
-    def _time_mix(
-        self, i: int, x: Tensor, x_prev: Tensor, S: Tensor, v_first: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _time_mix(self, i: int, x: Tensor, x_prev: Tensor, S: Tensor, v_first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One token's time-mix: x, x_prev ``[C]``, S ``[H, N, N]`` -> output ``[C]``, new S, v_first."""
-        p = {name.removeprefix(f"blocks.{i}.att."): t for name, t in self._weights.items() if f"blocks.{i}.att." in name}
+        p = {
+            name.removeprefix(f"blocks.{i}.att."): t for name, t in self._weights.items() if f"blocks.{i}.att." in name
+        }
         H, N = self.shape.n_head, self.shape.head_size
         x_r, x_w, x_k, x_v, x_a, x_g = (x + (x_prev - x) * p[f"x_{q}"] for q in "rwkvag")
 

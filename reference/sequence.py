@@ -33,7 +33,7 @@ class SequenceModel:
         """Feed tokens; arguments and results as of :meth:`reference.naive.Naive.forward`."""
         if not tokens:
             raise ValueError("no tokens; feed at least one")
-        if not (0 <= min(tokens) and max(tokens) < self.shape.n_vocab):
+        if not (min(tokens) >= 0 and max(tokens) < self.shape.n_vocab):
             raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, but should be in [0, {self.shape.n_vocab})")
         state = State.zeros(self.shape, self.dtype) if state is None else state.to(self.dtype)
         w = self._weights
@@ -55,7 +55,7 @@ class SequenceModel:
     def _time_mix(
         self, i: int, x: Tensor, x_last: Tensor, S: Tensor, v_first: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x ``[T, C]``, x_last ``[C]``, S ``[H, N, N]`` -> output ``[T, C]``, S after the last token, v_first."""
+        """X ``[T, C]``, x_last ``[C]``, S ``[H, N, N]`` -> output ``[T, C]``, S after the last token, v_first."""
         w, att = self._weights, f"blocks.{i}.att."
         H, N = self.shape.n_head, self.shape.head_size
         delta = torch.cat([x_last[None], x[:-1]]) - x

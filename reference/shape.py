@@ -90,7 +90,9 @@ def shape_of(tensors: Mapping[str, Tensor], source: str) -> ModelShape:
             raise CheckpointError(f"{source}: {name} has shape {found}, but should have {rank} axes")
         return found[axis]
 
-    layers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.") and name.split(".")[1].isdigit()}
+    layers = {
+        int(name.split(".")[1]) for name in tensors if name.startswith("blocks.") and name.split(".")[1].isdigit()
+    }
     n_layer = max(layers, default=-1) + 1
     if layers != set(range(n_layer)) or not layers:
         raise CheckpointError(f"{source}: blocks {sorted(layers)} found, but should be 0, 1, 2, … without a gap")

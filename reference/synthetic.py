@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import zlib
 from dataclasses import astuple
 from typing import TYPE_CHECKING
@@ -18,15 +19,19 @@ import torch
 from reference.checkpoint import Checkpoint, Container
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reference.shape import ModelShape
 
-_RECIPE = 1  # raise it when values change: it is part of the checkpoint's hash
+    _Recipe = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+_VERSION = 1  # raise it when values change: it is part of the checkpoint's hash
 
 
 def synthetic(shape: ModelShape, seed: int = 0) -> Checkpoint:
     """Make a checkpoint of the given sizes; equal arguments give equal bits."""
     tensors = {name: torch.from_numpy(_values(name, size, seed)) for name, size in shape.tensors().items()}
-    recipe = repr((_RECIPE, astuple(shape), seed))
+    recipe = repr((_VERSION, astuple(shape), seed))
     return Checkpoint(
         name=f"synthetic-L{shape.n_layer}-C{shape.n_embd}-V{shape.n_vocab}-s{seed}",
         container=Container.SYNTHETIC,
@@ -38,39 +43,35 @@ def synthetic(shape: ModelShape, seed: int = 0) -> Checkpoint:
 
 def _values(name: str, size: tuple[int, ...], seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    leaf = name.removeprefix("blocks.").partition(".")[2] if name.startswith("blocks.") else name
+    make = next(make for pattern, make in _RECIPES if re.search(pattern, name))
+    return make(rng, size).astype(np.float32)
 
-    def normal(std: float, mean: float = 0.0) -> np.ndarray:
-        return rng.normal(mean, std, size)
 
-    def uniform(low: float, high: float) -> np.ndarray:
-        return rng.uniform(low, high, size)
+def _normal(std: float, mean: float = 0.0) -> _Recipe:
+    return lambda rng, size: rng.normal(mean, std, size)
 
-    match leaf.split("."):
-        case ["emb", "weight"]:
-            values = normal(0.3)
-        case ["head", "weight"]:
-            values = normal(3.0 / math.sqrt(size[1]))  # logits with a spread of a few nats, as trained ones have
-        case ["att", "ln_x", part] | [_, part] if "ln" in leaf:
-            values = normal(0.2, 1.0) if part == "weight" else normal(0.1)
-        case ["att" | "ffn", mix] if mix.startswith("x_"):
-            values = uniform(0.0, 1.0)
-        case ["att", "w0"]:
-            values = uniform(-6.5, 2.0)  # from decays next to 1 to decays next to the lower end, 0.5452
-        case ["att", "a0" | "v0"]:
-            values = uniform(-2.0, 2.0)
-        case ["att", "k_k"]:
-            values = normal(0.1, 0.85)
-        case ["att", "k_a"]:
-            values = normal(0.1, 1.0)
-        case ["att", "r_k"]:
-            values = normal(0.2)
-        case ["att", low_rank] if low_rank[-1] == "1":
-            values = normal(1.0 / math.sqrt(size[0]))
-        case ["att", low_rank] if low_rank[-1] == "2":
-            values = normal(1.0 / math.sqrt(size[0]))
-        case [_, _, "weight"]:
-            values = normal(1.0 / math.sqrt(size[1]))
-        case _:
-            raise AssertionError(f"no recipe for {name}")
-    return values.astype(np.float32)
+
+def _uniform(low: float, high: float) -> _Recipe:
+    return lambda rng, size: rng.uniform(low, high, size)
+
+
+def _matrix(axis: int, gain: float = 1.0) -> _Recipe:
+    """Keeps the scale of what it is applied to; *axis* is the one that is summed over."""
+    return lambda rng, size: rng.normal(0.0, gain / math.sqrt(size[axis]), size)
+
+
+_RECIPES: tuple[tuple[str, _Recipe], ...] = (
+    (r"^emb\.weight$", _normal(0.3)),
+    (r"^head\.weight$", _matrix(1, gain=3.0)),  # logits with a spread of a few nats, as trained ones have
+    (r"\bln_?\w+\.weight$", _normal(0.2, mean=1.0)),
+    (r"\bln_?\w+\.bias$", _normal(0.1)),
+    (r"\.x_\w$", _uniform(0.0, 1.0)),
+    (r"\.w0$", _uniform(-6.5, 2.0)),  # from decays next to 1 to decays next to the lower end, 0.5452
+    (r"\.[av]0$", _uniform(-2.0, 2.0)),
+    (r"\.k_k$", _normal(0.1, mean=0.85)),
+    (r"\.k_a$", _normal(0.1, mean=1.0)),
+    (r"\.r_k$", _normal(0.2)),
+    (r"\.[wavg][12]$", _matrix(0)),
+    (r"\.(receptance|key|value|output)\.weight$", _matrix(1)),
+)
+"""How to draw a tensor, by the first pattern that its name matches."""

@@ -47,7 +47,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor, inner: nn.Module) -> Tensor:
         """X ``[1, T, C]`` -> ``[1, T, C]``."""
-        y = inner(x @ self.down) @ self.up
+        y: Tensor = inner(x @ self.down) @ self.up
         return y if self.bias is None else y + self.bias
 
 
@@ -92,7 +92,9 @@ class TimeMix(nn.Module):
         self.r, self.k, self.v, self.log_w, self.rate, self.gate, self.kappa, self.wkv = (Named() for _ in range(8))
         self.shift = Named()
 
-    def forward(self, x: Tensor, prev: Tensor, S: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, prev: Tensor, S: Tensor, v_first: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """X ``[1, T, C]``, prev ``[1, 1, C]``, S ``[H, N, N]`` -> output, next prev, next S, v_first."""
         delta = _shifted(x, prev) - x
         x_r, x_w, x_k, x_v, x_a, x_g = (x + delta * self.get_parameter(f"x_{q}") for q in "rwkvag")

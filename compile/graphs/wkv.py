@@ -1,7 +1,7 @@
 """The WKV recurrence S_t = S_{t-1} (diag(w_t) + a_t b_t^T) + v_t k_t^T, y_t = S_t r_t, as one step and as chunks.
 
-Here a = -kappa and b = kappa * rate. Both modules take r, log w, k, v, a, b ``[H, T, N]`` and S ``[H, N, N]`` and return
-y ``[H, T, N]`` and the new S.
+Here a = -kappa and b = kappa * rate. Both modules take r, log w, k, v, a, b ``[H, T, N]`` and S ``[H, N, N]``, and
+return y ``[H, T, N]`` and the new S.
 
 The state is carried in float32 in every quantisation: a decay of 0.999 rounded to float16 is off by up to 2.4e-4, token
 after token in the same direction. Measured on the simulator, 64 decode steps of a synthetic model (2 layers, C = 128)
@@ -25,6 +25,8 @@ stay within 0.5452^±8 = 128^±1, which float16 holds with room for the activati
 class WkvStep(nn.Module):
     """One token: T = 1."""
 
+    eye: Tensor
+
     def __init__(self, N: int) -> None:
         """N is the head size."""
         super().__init__()
@@ -44,6 +46,13 @@ class WkvStep(nn.Module):
 
 class WkvChunks(nn.Module):
     """T tokens, in sub-chunks of 16 one after the other; inside a sub-chunk all positions at once."""
+
+    sum_through: Tensor
+    sum_before: Tensor
+    sum_middle: Tensor
+    mask_through: Tensor
+    mask_before: Tensor
+    eye: Tensor
 
     def __init__(self, T: int) -> None:
         """T is a multiple of the sub-chunk, or shorter than one."""
@@ -78,7 +87,7 @@ class WkvChunks(nn.Module):
         outputs = []
         for start in range(0, self.T, self.n):
             rows = slice(start, start + self.n)
-            y, S = self.sub_chunk(*(q[:, rows] for q in (r, log_w, k, v, a, b)), S)
+            y, S = self.sub_chunk(r[:, rows], log_w[:, rows], k[:, rows], v[:, rows], a[:, rows], b[:, rows], S)
             outputs.append(y)
         return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], S
 

@@ -1,0 +1,31 @@
+# `make run` and `make test` set up what is missing and do the rest; both can be killed and started again.
+PYTHON ?= python3
+RELEASE ?= 1.30.2
+ARGS ?=
+
+.PHONY: help setup run test lint soak
+
+help:
+	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
+	@echo "            make run ARGS='--checkpoint FILE --grid smoke'"
+	@echo "make test   lint, check types and run the tests of this project"
+	@echo "make soak   the long checks; the log goes to docs/soak.md"
+	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
+
+setup:
+	@$(PYTHON) bootstrap.py
+	@.venv/bin/rwkv-tpu toolchain install $(RELEASE)
+
+run: setup
+	.venv/bin/pytest suites/ --toolchain $(RELEASE) $(ARGS)
+
+test: setup lint
+	.venv/bin/pytest tests/ $(ARGS)
+
+lint: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+soak: setup
+	.venv/bin/python tests/soak.py docs/soak.md

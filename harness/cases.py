@@ -1,0 +1,106 @@
+"""The grid: which graphs, chunk lengths and precisions a run compiles and judges."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from compile.graphs.model import Rwkv7
+from compile.spec import GraphKind, GraphSpec, Quantization
+
+if TYPE_CHECKING:
+    import pytest
+
+GRIDS = Path(__file__).parent.parent / "suites" / "grids"
+
+VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7}
+"""Ways of writing the model as a graph, by name."""
+
+
+class GridError(ValueError):
+    """A grid that does not exist or does not make sense: names the file, what was expected and what was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One point of the grid; checkpoint and toolchain are those of the run."""
+
+    graph: GraphSpec
+    quantization: Quantization
+    variant: str = "chunk"
+
+    @property
+    def id(self) -> str:
+        """The pytest id, and the key in every record."""
+        return f"{self.graph.name}-{self.quantization.value}-{self.variant}"
+
+    @property
+    def decode(self) -> Case:
+        """The decode graph that finishes what this case's prefill leaves over."""
+        return Case(graph=GraphSpec(kind=GraphKind.DECODE), quantization=self.quantization, variant=self.variant)
+
+
+class _GridFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    quantizations: tuple[Quantization, ...]
+    chunk_lengths: tuple[int, ...]
+    variants: tuple[str, ...] = ("chunk",)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A named set of cases."""
+
+    name: str
+    sha256: str
+    cases: tuple[Case, ...]
+
+
+def load_grid(name_or_file: str, variant: str | None = None) -> Grid:
+    """Read a grid by the name of one that ships, or from a TOML file.
+
+    Args:
+        name_or_file: ``smoke``, ``default``, …, or the path of a file.
+        variant: put this variant in place of the grid's own.
+
+    Raises:
+        GridError: no such grid, or a file that is not one.
+    """
+    shipped = GRIDS / f"{name_or_file}.toml"
+    path = shipped if shipped.is_file() else Path(name_or_file)
+    try:
+        text = path.read_bytes()
+        grid = msgspec.toml.decode(text, type=_GridFile)
+    except FileNotFoundError as error:
+        names = ", ".join(sorted(p.stem for p in GRIDS.glob("*.toml")))
+        raise GridError(f"no grid {name_or_file!r}: neither one that ships ({names}) nor a file") from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise GridError(f"{path}: {error}") from error
+    variants = (variant,) if variant else grid.variants
+    if unknown := [v for v in variants if v not in VARIANTS]:
+        raise GridError(f"{path}: no graph variant {unknown[0]!r}; there are {', '.join(sorted(VARIANTS))}")
+    try:
+        graphs = [GraphSpec(kind=GraphKind.DECODE)]
+        graphs += [
+            GraphSpec(kind=kind, T=T) for T in grid.chunk_lengths for kind in (GraphKind.PREFILL, GraphKind.PREFILL_ALL)
+        ]
+    except ValueError as error:
+        raise GridError(f"{path}: chunk_lengths: {error}") from error
+    cases = [
+        Case(graph=graph, quantization=quantization, variant=v)
+        for quantization in grid.quantizations
+        for v in variants
+        for graph in graphs
+    ]
+    if not grid.quantizations or not variants or len({case.id for case in cases}) != len(cases):
+        raise GridError(f"{path}: an axis is empty or holds a value twice")
+    return Grid(path.stem, hashlib.sha256(text).hexdigest(), tuple(cases))
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """The case that a test was given; None where it concerns no compiled graph."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("case")

@@ -1,0 +1,1 @@
+"""Where bmodels run: the simulator, or a board."""

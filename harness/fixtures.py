@@ -1,0 +1,57 @@
+"""What the suites ask for, as pytest fixtures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from harness.cases import case_of
+from harness.check import CHECK, Check
+from harness.run import RUN, SuiteRun
+from reference.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from harness.checkpoints import Model
+    from harness.targets.base import StateArrays
+    from harness.targets.torch import TorchTarget
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> Generator[SuiteRun]:
+    """Where bmodels are compiled and run."""
+    run = pytestconfig.stash[RUN]
+    yield run
+    run.close()
+
+
+@pytest.fixture(scope="session")
+def model(pytestconfig: pytest.Config) -> Model:
+    """The checkpoint under test."""
+    return pytestconfig.stash[RUN].model
+
+
+@pytest.fixture(scope="session")
+def oracle(pytestconfig: pytest.Config) -> TorchTarget:
+    """The reference."""
+    return pytestconfig.stash[RUN].oracle
+
+
+@pytest.fixture(scope="session")
+def random_state(model: Model) -> StateArrays:
+    """A state that is not zero, for any graph to start from."""
+    return State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
+
+
+@pytest.fixture
+def check(request: pytest.FixtureRequest) -> Check:
+    """What judges, and remembers for the record."""
+    limits, case = request.config.stash[RUN].limits, case_of(request.node)
+    if case is not None and case.quantization not in limits:
+        pytest.fail(f"suites/limits.toml has no caps for {case.quantization.value}: add a table of that name")
+    check = Check(limits=None if case is None else limits[case.quantization])
+    request.node.stash[CHECK] = check
+    return check

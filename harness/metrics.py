@@ -1,0 +1,103 @@
+"""How far two models' logits and states are apart: unitless or in nats, every position, the worst one included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Array = np.ndarray
+
+
+def log_softmax(logits: Array) -> Array:
+    """Natural log-probabilities ``[T, V]`` in float64 of logits ``[T, V]``."""
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def kl_divergence(reference: Array, got: Array) -> Array:
+    """KL divergence of *got* from *reference* at each position, in nats.
+
+    KL_t = sum_i P_i (ln P_i - ln Q_i), with P the softmax of the reference. Takes logits ``[T, V]``, returns ``[T]``.
+    """
+    log_p, log_q = log_softmax(reference), log_softmax(got)
+    result: Array = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return result
+
+
+def nmse(reference: Array, got: Array) -> float:
+    """Squared error of *got* over the energy of *reference*; equal shapes, unitless: 0 is exact, 1 as bad as zeros."""
+    reference, got = reference.astype(np.float64), got.astype(np.float64)
+    error, energy = float(((got - reference) ** 2).sum()), float((reference**2).sum())
+    if energy == 0.0:
+        return 0.0 if error == 0.0 else np.inf
+    return error / energy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsDistance:
+    """How far logits are from the reference's.
+
+    Attributes:
+        finite: whether every logit is a finite number; where not, the other figures are NaN.
+        kl_mean_nats: KL divergence, mean over positions.
+        kl_worst_nats: KL divergence of the worst position.
+        worst_position: index of that position.
+        top1_share: share of positions, near-ties left out, whose likeliest token is the reference's.
+        near_ties: positions left out, because the reference's two likeliest tokens are too close to tell apart.
+    """
+
+    finite: bool
+    kl_mean_nats: float
+    kl_worst_nats: float
+    worst_position: int
+    top1_share: float
+    near_ties: int
+
+
+def logits_distance(reference: Array, got: Array, *, near_tie_nats: float) -> LogitsDistance:
+    """Compare logits ``[T, V]`` position by position.
+
+    Args:
+        reference: the oracle's logits.
+        got: the logits to judge.
+        near_tie_nats: positions where the reference's best two tokens are closer than this do not count for top-1.
+
+    Raises:
+        ValueError: the shapes differ, or there is no position.
+    """
+    if reference.shape != got.shape or reference.ndim != 2 or not len(reference):
+        raise ValueError(f"logits of shape {got.shape}, but should be {reference.shape}: [positions, vocabulary]")
+    if not np.isfinite(got).all():
+        bad = int(np.flatnonzero(~np.isfinite(got).all(axis=-1))[0])
+        nan = float("nan")
+        return LogitsDistance(
+            finite=False, kl_mean_nats=nan, kl_worst_nats=nan, worst_position=bad, top1_share=nan, near_ties=0
+        )
+    kl = kl_divergence(reference, got)
+    best_two = np.partition(reference, -2, axis=-1)[:, -2:] if reference.shape[1] > 1 else None
+    clear = np.ones(len(reference), bool) if best_two is None else best_two[:, 1] - best_two[:, 0] > near_tie_nats
+    agree = reference.argmax(axis=-1) == got.argmax(axis=-1)
+    return LogitsDistance(
+        finite=True,
+        kl_mean_nats=float(kl.mean()),
+        kl_worst_nats=float(kl.max()),
+        worst_position=int(kl.argmax()),
+        top1_share=float(agree[clear].mean()) if clear.any() else 1.0,
+        near_ties=int((~clear).sum()),
+    )
+
+
+def state_nmse(reference: Sequence[Array], got: Sequence[Array]) -> tuple[float, int]:
+    """Largest NMSE over a state's tensors, and the index of that tensor; NaN or Inf in one makes it infinite."""
+    if [a.shape for a in reference] != [a.shape for a in got]:
+        raise ValueError(f"states of shapes {[a.shape for a in got]}, but should be {[a.shape for a in reference]}")
+    errors = [nmse(r, g) if np.isfinite(g).all() else np.inf for r, g in zip(reference, got, strict=True)]
+    worst = int(np.argmax(errors))
+    return errors[worst], worst

@@ -1,0 +1,62 @@
+"""The options of ``pytest suites/``. What a run does with them is in :mod:`harness.suite`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compile.release import DEFAULT_RELEASE
+from harness.cases import GRIDS, VARIANTS
+from tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    grids = ", ".join(sorted(path.stem for path in GRIDS.glob("*.toml")))
+    group = parser.getgroup("rwkv-tpu", "RWKV-7 on BM1684X")
+    group.addoption(
+        "--device",
+        metavar="cmodel|N",
+        default="cmodel",
+        help="where bmodels run: 'cmodel' is the chip's simulator, a number is a board (default: %(default)s)",
+    )
+    group.addoption(
+        "--checkpoint",
+        metavar="PATH",
+        type=Path,
+        help="RWKV-7 checkpoint, .pth or ggmf (default: a small synthetic one)",
+    )
+    group.addoption(
+        "--codec",
+        type=Codec,
+        choices=list(Codec),
+        metavar="|".join(codec.value for codec in Codec),
+        help="what the checkpoint's ids mean (default: as known for the file, or as its vocabulary size suggests)",
+    )
+    group.addoption(
+        "--grid",
+        metavar="NAME|FILE",
+        default="default",
+        help=f"which graphs to compile and judge: {grids}, or a TOML file (default: %(default)s)",
+    )
+    group.addoption(
+        "--variant",
+        choices=sorted(VARIANTS),
+        help="write the graphs in this variant in place of the grid's",
+    )
+    group.addoption(
+        "--toolchain",
+        metavar="VERSION",
+        default=DEFAULT_RELEASE,
+        help="installed TPU-MLIR release to compile with (default: %(default)s)",
+    )
+    group.addoption(
+        "--runs",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs"),
+        help="where the run's folder is made (default: %(default)s)",
+    )

@@ -1,0 +1,53 @@
+"""A run as a table in the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from reports.schema import Outcome
+
+if TYPE_CHECKING:
+    from reports.schema import Record, RunFile
+
+_WORST_IS_LOW = {"top1_share"}
+
+
+def summary(run: RunFile, width: int) -> str:
+    """One row per case: checks, the worst metrics over them (KL in nats), the compiler's predicted time of a call."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("case", no_wrap=True)
+    for heading in ("checks", "failed", "KL mean", "KL worst", "top-1", "state NMSE", "predicted ms"):
+        table.add_column(heading, justify="right")
+    by_case: dict[str, list[Record]] = defaultdict(list)
+    for record in run.records:
+        by_case[record.case or "(no graph)"].append(record)
+    for case, records in by_case.items():
+        failed = sum(record.outcome in {Outcome.FAILED, Outcome.INFRA} for record in records)
+        predicted = next((r.predicted["predicted_ms"] for r in records if r.predicted), None)
+        table.add_row(
+            case,
+            str(len(records)),
+            str(failed),
+            *(_worst(records, name) for name in ("kl_mean_nats", "kl_worst_nats", "top1_share", "state_nmse")),
+            "" if predicted is None else f"{predicted:.4f}",
+            style="red" if failed else None,
+        )
+    buffer = io.StringIO()
+    Console(file=buffer, width=max(width, 100)).print(table)
+    return buffer.getvalue()
+
+
+def _worst(records: list[Record], name: str) -> str:
+    values = [record.metrics[name] for record in records if name in record.metrics]
+    if not values:
+        return ""
+    if any(math.isnan(value) for value in values):
+        return "NaN"
+    return f"{min(values):.4f}" if name in _WORST_IS_LOW else f"{max(values):.1e}"

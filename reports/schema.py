@@ -1,0 +1,136 @@
+"""The record format, version 1: a JSON object a line, ``run`` first, then ``record`` per case and check, ``end`` last.
+
+A file without its last line is of a run that was interrupted. Every number has its unit in its name. The format is
+documented in ``docs/records.md``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = 1
+
+
+class RecordsError(ValueError):
+    """A records file that cannot be trusted: names the file, the line, what was expected and what was found."""
+
+
+class Stage(Enum):
+    """How far along the way from checkpoint to token a check got, or where it failed."""
+
+    EXPORT = "export"
+    TRANSFORM = "transform"
+    LOWER = "lower"
+    CODEGEN = "codegen"
+    LOAD = "load"
+    RUN = "run"
+    NUMERICS = "numerics"
+    PERF = "perf"
+
+
+class Outcome(Enum):
+    """What became of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    EXPECTED_FAILURE = "expected-failure"
+    SKIPPED = "skipped"
+    INFRA = "infra"  # the device or the host is sick: no verdict on the compiler
+
+
+class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True):
+    """Where every record of the file comes from."""
+
+    schema: int
+    id: str
+    started: str  # ISO 8601 with offset
+    command: tuple[str, ...]
+    target: str  # "cmodel", the simulator, or a board's number
+    harness: dict[str, str]  # version, git commit, whether there were local changes
+    toolchain: dict[str, str]  # version, compiler commit, wheel's SHA-256, identity
+    checkpoint: dict[str, str | int]  # name, container, SHA-256, sizes, codec
+    grid: dict[str, str]  # name, SHA-256 of the file
+    limits_sha256: str
+    machine: dict[str, str | int]  # system, processor, cores, memory_bytes, python
+    packages: dict[str, str]
+
+
+class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_only=True):
+    """One check of one case."""
+
+    case: str  # the case's id; empty for a check that concerns no compiled graph
+    suite: str
+    check: str
+    outcome: Outcome
+    stage: Stage | None = None  # where it failed; None where it did not
+    message: str = ""
+    seconds: float  # wall time of the check on this machine: no performance figure
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    predicted: dict[str, int | float] = msgspec.field(
+        default_factory=dict
+    )  # by the compiler's cycle profile: no measurement
+    bmodel_sha256: str = ""
+    runtime: dict[str, str] = msgspec.field(default_factory=dict)  # versions and hashes of the libraries that ran
+
+
+class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True):
+    """The last line: the run came to its end."""
+
+    finished: str
+    records: int
+    outcomes: dict[str, int]
+    exit_status: int
+
+
+Line = Run | Record | End
+
+
+class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A records file, read and checked."""
+
+    run: Run
+    records: tuple[Record, ...]
+    end: End | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run ended before its end."""
+        return self.end is None
+
+
+def read(path: Path) -> RunFile:
+    """Read a records file.
+
+    Raises:
+        RecordsError: a line does not parse, is out of place, or the last line's count is wrong. An incomplete very
+            last line is what a killed run leaves: it is dropped, and the run is called interrupted.
+    """
+    decoder = msgspec.json.Decoder(Line)
+    text = path.read_bytes()
+    lines = text.split(b"\n")
+    incomplete = lines.pop()  # empty where the file ends with a newline, as it should
+    parsed: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise RecordsError(f"{path}:{number}: {error}") from error
+    if not parsed or not isinstance(parsed[0], Run):
+        raise RecordsError(f"{path}:1: should be the line of type 'run'")
+    run = parsed[0]
+    if run.schema != VERSION:
+        raise RecordsError(f"{path}:1: schema version {run.schema}, but this release reads {VERSION}")
+    end = parsed[-1] if isinstance(parsed[-1], End) and not incomplete else None
+    middle = parsed[1:-1] if isinstance(parsed[-1], End) else parsed[1:]
+    records = tuple(line for line in middle if isinstance(line, Record))
+    if len(records) != len(middle):
+        raise RecordsError(f"{path}: a line of type 'run' or 'end' stands between the records")
+    if end is not None and end.records != len(records):
+        raise RecordsError(f"{path}: the last line counts {end.records} records, but there are {len(records)}")
+    return RunFile(run=run, records=records, end=end)

@@ -1,0 +1,92 @@
+"""What only the simulator needs: its three libraries side by side, and peace among its threads. Runs on Python 3.8.
+
+libbmlib opens its chip by the name libcmodel.so. In the wheel that name may point to any chip, so the three files of
+ours get their expected names in a folder of symbolic links.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.faults import LibraryMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHIP = "libcmodel.so"
+_LINKS = {
+    "libbmlib.so.0": "libbmlib_bm1684x.so.0",
+    "libbmrt.so.1.0": "libbmrt.so.1.0",
+    CHIP: "libcmodel_bm1684x.so",
+}
+
+_UNUSED_ENGINES = frozenset({"TPU_GDE", "TPU_SORT", "TPU_NMS"})
+_DISPATCHER = "CORE_MAIN"
+_WAITING_NICENESS = 10
+_THREADS_START_WITHIN_S = 1.0
+
+
+@contextmanager
+def linked_libraries(folder: Path) -> Iterator[Path]:
+    """Give a folder with links to the libraries in *folder*; it is only needed while a device is being opened.
+
+    Raises:
+        LibraryMissing: a library is absent.
+    """
+    missing = [str(folder / name) for name in _LINKS.values() if not (folder / name).is_file()]
+    if missing:
+        raise LibraryMissing(
+            f"not found: {', '.join(missing)}. They are part of a TPU-MLIR wheel, in the folder tpu_mlir/lib"
+        )
+    links = Path(tempfile.mkdtemp(prefix="cmodel-"))
+    try:
+        for link, name in _LINKS.items():
+            (links / link).symlink_to((folder / name).resolve())
+        yield links
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
+
+
+def variables(memory_bytes: int | None) -> dict[str, str]:
+    """Environment variables for a process that opens the simulator; None keeps its default of 4 GiB."""
+    if memory_bytes is None:
+        return {}
+    return {"CMODEL_GLOBAL_MEM_SIZE": hex(memory_bytes)}  # a decimal number would silently mean no memory at all
+
+
+def calm_threads() -> None:
+    """Give the cores to the engines that compute; called on the thread that will launch, once the device is open.
+
+    Each engine, the dispatcher and the caller of a launch are threads that spin while they wait, and on few cores
+    they starve each other. The engines that RWKV-7 hardly uses get only cores that nobody else wants; dispatcher and
+    caller, which mostly wait for the two others, step back. Results stay the same, bit for bit.
+    """
+    wanted = _UNUSED_ENGINES | {_DISPATCHER}
+    deadline = time.monotonic() + _THREADS_START_WITHIN_S
+    while len(threads := _threads_named(wanted)) < len(wanted) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for name, thread in threads.items():
+        if name in _UNUSED_ENGINES:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, thread, _WAITING_NICENESS)
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WAITING_NICENESS)
+
+
+def _threads_named(names: frozenset[str]) -> dict[str, int]:
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            name = (task / "comm").read_text().strip()
+        except OSError:  # ended since it was listed
+            continue
+        if name in names:
+            found[name] = int(task.name)
+    return found

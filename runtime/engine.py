@@ -1,0 +1,173 @@
+"""Bmodels loaded on a device: what is there, and which versions of everything run it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from runtime import cmodel, nets
+from runtime.faults import RuntimeFault
+from runtime.libraries import Kind, Libraries
+from runtime.process import WORKER, WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from runtime.framing import Message
+    from runtime.nets import Net
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryFile:
+    """One library file."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """What ran, for a record's provenance."""
+
+    kind: Kind
+    device: int
+    libbmlib: str
+    libbmrt: str
+    libraries: tuple[LibraryFile, ...]
+    chip_id: int
+    """0x1686 is BM1684X."""
+    driver: int | None
+    """None on the simulator."""
+    runtime_flags: int
+
+
+class Engine:
+    """One worker process with one open device and its bmodels, to be used as a context manager and from one thread.
+
+    The kernel kills the worker when the thread that opened the engine ends.
+
+    Attributes:
+        nets: the nets of all bmodels, in the order of loading.
+        versions: libraries, chip and driver.
+    """
+
+    def __init__(self, worker: WorkerProcess, loaded: tuple[Net, ...], versions: Versions) -> None:
+        self._worker = worker
+        self.nets = loaded
+        self.versions = versions
+
+    @classmethod
+    def open(
+        cls,
+        libraries: Libraries,
+        bmodels: Sequence[Path],
+        *,
+        device: int = 0,
+        timeout_s: float = 600.0,
+        command: Sequence[str] = WORKER,
+    ) -> Self:
+        """Start a worker, open *device* in it and load *bmodels*.
+
+        Args:
+            libraries: those of a board, or the simulator's.
+            bmodels: one file or more; each net keeps its own weights.
+            device: number of the board's chip.
+            timeout_s: limit for every single request to the worker; loading a bmodel is one.
+            command: what starts the worker.
+
+        Raises:
+            LibraryMissing: the libraries are not where they should be.
+            BadBmodel: a file is no bmodel, or its nets break the contract or do not fit together.
+            OutOfDeviceMemory: the bmodels do not fit.
+            DeviceError: the device does not open.
+            WorkerDied: the libraries took the worker down.
+            WorkerHung: a request took longer than *timeout_s*.
+            ValueError: no bmodel was given.
+        """
+        if not bmodels:
+            raise ValueError("expected at least one bmodel")
+        worker = WorkerProcess(
+            timeout_s=timeout_s,
+            pausing=libraries.kind is Kind.CMODEL,
+            variables=cmodel.variables(libraries.memory_bytes),
+            command=command,
+        )
+        try:
+            paths = [str(Path(bmodel).absolute()) for bmodel in bmodels]
+            for path in paths:
+                worker.request("looking at a file", do="check", bmodel=path)
+            versions = _open_device(worker, libraries, device)
+            return cls(worker, _load(worker, paths), versions)
+        except RuntimeFault:
+            with suppress(RuntimeFault):
+                worker.close()
+            raise
+        except BaseException:
+            worker.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine; an error that is under way matters more than one of closing."""
+        if error is None:
+            self.close()
+            return
+        with suppress(RuntimeFault):
+            self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers; after WorkerDied or WorkerHung only a new engine does."""
+        return self._worker.alive
+
+    def request(self, doing: str, payloads: Sequence[bytes] = (), **fields: Any) -> Message:
+        """Pass a request to the worker, for sessions; see `WorkerProcess.request`."""
+        return self._worker.request(doing, payloads, **fields)
+
+    def close(self) -> None:
+        """Free the device's memory and end the worker; closing twice does nothing.
+
+        Raises:
+            WorkerDied: the worker did not end well, for example because device memory leaked.
+            WorkerHung: it did not end in time, and was killed.
+        """
+        self._worker.close()
+
+
+def _open_device(worker: WorkerProcess, libraries: Libraries, device: int) -> Versions:
+    simulated = libraries.kind is Kind.CMODEL
+    with cmodel.linked_libraries(libraries.folder) if simulated else nullcontext(libraries.folder) as folder:
+        found = worker.request(
+            f"opening device {device} with the libraries in {libraries.folder}",
+            do="open",
+            folder=str(folder.absolute()),
+            device=device,
+            simulated=simulated,
+        ).fields["versions"]
+    files = tuple(LibraryFile(**file) for file in found.pop("libraries"))
+    return Versions(kind=libraries.kind, device=device, libraries=files, **found)
+
+
+def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[Net, ...]:
+    loaded: list[Net] = []
+    for bmodel in bmodels:
+        described = worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields["nets"]
+        loaded += [nets.interpret(net, bmodel) for net in described]
+    nets.check_agreement(loaded)
+    for net in loaded:
+        worker.request(
+            f"reserving memory for tokens and logits of {net.name}",
+            do="prepare",
+            net=net.name,
+            token_bytes=4 * net.tokens,
+            logits_bytes=net.logits_bytes,
+        )
+    return tuple(loaded)

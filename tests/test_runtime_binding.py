@@ -1,0 +1,152 @@
+"""The C interface: structures as the vendor's header has them, functions as its libraries have them."""
+
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime import binding
+from runtime.binding import DeviceMem, Dtype, NetInfo, Shape, StageInfo, Status, Tensor, check
+from runtime.faults import DeviceError, OutOfDeviceMemory, RuntimeFault
+
+ROOT = Path(__file__).resolve().parent.parent
+
+C_PROGRAM = """
+#include <stddef.h>
+#include <stdio.h>
+#include "bmlib_runtime.h"
+int main(void) {
+    printf("{\\"size\\": %zu, \\"device_addr\\": %zu, \\"reserved\\": %zu, \\"dmabuf_fd\\": %zu, \\"flags\\": %zu, "
+           "\\"size_at\\": %zu, \\"statuses\\": [%d, %d, %d, %d, %d, %d, %d, %d, %d, %d]}",
+           sizeof(bm_device_mem_t), offsetof(bm_device_mem_t, u.device.device_addr),
+           offsetof(bm_device_mem_t, u.device.reserved), offsetof(bm_device_mem_t, u.device.dmabuf_fd),
+           offsetof(bm_device_mem_t, flags), offsetof(bm_device_mem_t, size),
+           BM_SUCCESS, BM_ERR_DEVNOTREADY, BM_ERR_FAILURE, BM_ERR_TIMEOUT, BM_ERR_PARAM, BM_ERR_NOMEM, BM_ERR_DATA,
+           BM_ERR_BUSY, BM_ERR_NOFEATURE, BM_NOT_SUPPORTED);
+    return 0;
+}
+"""
+
+EVERY_FUNCTION = """
+import sys
+from pathlib import Path
+from runtime import binding
+from runtime.cmodel import linked_libraries
+with linked_libraries(Path(sys.argv[1])) as folder:
+    vendor = binding.Vendor(folder / "libbmlib.so.0", folder / "libbmrt.so.1.0")
+    for name in binding._SIGNATURES:
+        vendor._find(name)
+print(len(binding._SIGNATURES), flush=True)
+"""
+
+
+def python38() -> str:
+    """Path of a Python 3.8, as the ARM boards have it; skips the test where there is none."""
+    found = shutil.which("python3.8")
+    if found:
+        return found
+    for python in sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python")):
+        return str(python)
+    pytest.skip("no Python 3.8 here: neither python3.8 on the PATH nor one of pyenv's")
+
+
+@pytest.mark.toolchain
+def test_memory_and_statuses_are_as_in_the_header(toolchain, tmp_path):
+    """A C program that includes the wheel's header prints the same sizes, offsets and values."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler named cc on the PATH")
+    header = next(toolchain.libraries.parent.glob("cross_toolchains/**/bmlib/include/bmlib_runtime.h"))
+    source, program = tmp_path / "sizes.c", tmp_path / "sizes"
+    source.write_text(C_PROGRAM)
+    subprocess.run([compiler, "-I", header.parent, source, "-o", program], check=True)
+    found = json.loads(subprocess.run([program], check=True, capture_output=True).stdout)
+    assert found == {
+        "size": ctypes.sizeof(DeviceMem),
+        "device_addr": DeviceMem.device_addr.offset,
+        "reserved": DeviceMem.reserved.offset,
+        "dmabuf_fd": DeviceMem.dmabuf_fd.offset,
+        "flags": DeviceMem.flags.offset,
+        "size_at": DeviceMem.size.offset,
+        "statuses": list(Status),
+    }
+
+
+@pytest.mark.parametrize(
+    ("structure", "size"),
+    [(DeviceMem, 24), (Shape, 36), (Tensor, 72), (StageInfo, 32), (NetInfo, 144)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_structures_have_their_sizes(structure, size):
+    """Sizes on 64-bit Linux of the structures in the vendor's bmdef.h, which the wheel does not carry."""
+    assert ctypes.sizeof(structure) == size
+
+
+def test_float_types_have_their_numbers():
+    """The numbers of bm_data_type_t that the contract of nets uses."""
+    assert (Dtype.F32, Dtype.F16, Dtype.I32, Dtype.BF16) == (0, 1, 6, 8)
+
+
+@pytest.mark.toolchain
+def test_every_function_is_in_the_libraries(toolchain):
+    """Each name we may call is exported; looked up in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", EVERY_FUNCTION, toolchain.libraries],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert run.stdout.split()[-1:] == [str(len(binding._SIGNATURES))], run.stderr
+
+
+def test_check_passes_success_on():
+    """A status of 0, a true and an address come back as they are."""
+    assert check("bm_thread_sync", 0) == 0
+    assert check("bmrt_load_bmodel", True) is True
+    assert check("bmrt_create", 4096) == 4096
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s not in {Status.SUCCESS, Status.NO_MEMORY}], ids=str)
+def test_check_names_call_status_and_meaning(status):
+    """An error says which call failed, with which number, and what that means."""
+    with pytest.raises(DeviceError, match=rf"bm_thread_sync failed with status {status.value}: \w+") as caught:
+        check("bm_thread_sync", status.value)
+    assert (caught.value.call, caught.value.status) == ("bm_thread_sync", status)
+
+
+def test_check_survives_an_unknown_status():
+    """A newer library may return numbers that this one does not know."""
+    with pytest.raises(DeviceError, match="status 77: a status of unknown meaning"):
+        check("bm_thread_sync", 77)
+
+
+def test_check_refuses_false():
+    """The functions that return a truth value have no status to tell."""
+    with pytest.raises(DeviceError, match="bmrt_launch_tensor_ex failed: it returned false") as caught:
+        check("bmrt_launch_tensor_ex", False)
+    assert caught.value.status is None
+
+
+def test_lack_of_memory_is_a_fault_of_its_own():
+    """The status for lack of memory is told apart from other failures."""
+    with pytest.raises(OutOfDeviceMemory, match="bm_malloc_device_byte"):
+        check("bm_malloc_device_byte", Status.NO_MEMORY)
+    assert issubclass(OutOfDeviceMemory, RuntimeFault)
+
+
+def test_the_worker_imports_on_python38():
+    """All that runs on a board's own Python 3.8 imports there, without any package."""
+    modules = ["worker", "device", "cmodel", "bmodel", "binding", "framing", "libraries", "faults"]
+    imports = "; ".join(f"import runtime.{module}" for module in modules)
+    run = subprocess.run(
+        [python38(), "-I", "-B", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}; print('all')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == "all", run.stderr
