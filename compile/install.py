@@ -98,7 +98,7 @@ def install(
         wheel: a wheel file of that release, to install in place of the published one.
         say: takes one line of progress at a time.
         pins: pip constraints for what the release leaves open.
-        pip_args: more options for pip, such as ``--index-url URL``.
+        pip_args: more options for pip, such as ``--index-url=URL``; paths in them absolute.
 
     Raises:
         ToolchainError: it cannot be installed or does not compile. Nothing half-made is left behind.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORKER = (sys.executable, "-m", "runtime.worker")
 
 _KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG")
-_EXIT_WITHIN_S = 10.0
+_EXIT_WITHIN_S = 60.0
 _LAST_WORDS_BYTES = 4096
 _LAST_WORDS_LINES = 20
 _NO_MEMORY_SIGNS = (
@@ -172,10 +172,13 @@ class WorkerProcess:
 
     def _death(self, doing: str, error: Exception | None) -> faults.RuntimeFault:
         """Tell how the worker died, and bury it."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_WITHIN_S)
-        code = self._process.poll()
-        how = str(error) if isinstance(error, FramingError) else f"the worker {_in_words(code)}"
+        if isinstance(error, FramingError):
+            code, how = None, f"{error}; so the worker was killed"
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_EXIT_WITHIN_S)
+            code = self._process.poll()
+            how = f"the worker {_in_words(code)}"
         message = self._with_last_words(f"{doing}: {how}")
         self.kill()
         if any(sign in message for sign in _NO_MEMORY_SIGNS):

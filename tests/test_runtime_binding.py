@@ -44,16 +44,6 @@ print(len(binding._SIGNATURES), flush=True)
 """
 
 
-def python38() -> str:
-    """Path of a Python 3.8, as the ARM boards have it; skips the test where there is none."""
-    found = shutil.which("python3.8")
-    if found:
-        return found
-    for python in sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python")):
-        return str(python)
-    pytest.skip("no Python 3.8 here: neither python3.8 on the PATH nor one of pyenv's")
-
-
 @pytest.mark.toolchain
 def test_memory_and_statuses_are_as_in_the_header(toolchain, tmp_path):
     """A C program that includes the wheel's header prints the same sizes, offsets and values."""
@@ -137,16 +127,3 @@ def test_lack_of_memory_is_a_fault_of_its_own():
     with pytest.raises(OutOfDeviceMemory, match="bm_malloc_device_byte"):
         check("bm_malloc_device_byte", Status.NO_MEMORY)
     assert issubclass(OutOfDeviceMemory, RuntimeFault)
-
-
-def test_the_worker_imports_on_python38():
-    """All that runs on a board's own Python 3.8 imports there, without any package."""
-    modules = ["worker", "device", "cmodel", "bmodel", "binding", "framing", "libraries", "faults"]
-    imports = "; ".join(f"import runtime.{module}" for module in modules)
-    run = subprocess.run(
-        [python38(), "-I", "-B", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}; print('all')"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.stdout.strip() == "all", run.stderr

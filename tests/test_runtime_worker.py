@@ -141,6 +141,15 @@ def test_other_bytes_are_no_message(noise):
         receive(reader_of(noise))
 
 
+@pytest.mark.parametrize("position", range(4))
+def test_a_message_must_begin_like_one(position):
+    """Bytes out of step are noticed at once."""
+    message = bytearray(encode({"do": "run"}, [b"abc"]))
+    message[position] ^= 1
+    with pytest.raises(FramingError, match="expected a message that starts with"):
+        receive(reader_of(bytes(message)))
+
+
 @pytest.mark.parametrize(
     "header", [b"[]", b"{}", b"{", b'{"payloads": 3}', b'{"payloads": ["a"]}', b'{"payloads": [-1]}', b"\xff"]
 )

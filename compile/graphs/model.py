@@ -29,10 +29,11 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.weight = _constant(arrays[name + ".weight"])
         self.bias = _constant(arrays[name + ".bias"])
+        self.normed = Named(f32=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any ``[..., C]``."""
-        return layer_norm(x, self.weight.shape, self.weight, self.bias, _LAYER_NORM_EPS)
+        return self.normed(layer_norm(x, self.weight.shape, self.weight, self.bias, _LAYER_NORM_EPS))
 
 
 class LowRank(nn.Module):

@@ -1,0 +1,161 @@
+"""The oracle: against published logits, against the package rwkv, against itself written another way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference.checkpoint import Checkpoint, load
+from reference.naive import Naive
+from reference.sequence import SequenceModel
+from reference.shape import LoraRanks, ModelShape
+from reference.state import State
+from reference.synthetic import synthetic
+
+MODELS = pytest.mark.parametrize("model", [Naive, SequenceModel])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+
+
+def small(n_layer: int = 2, n_embd: int = 128, head_size: int = 64, seed: int = 0) -> Checkpoint:
+    """A synthetic checkpoint small enough for the naive recurrence."""
+    ranks = LoraRanks(decay=8, rate=8, value=8, gate=16)
+    shape = ModelShape(
+        n_layer=n_layer, n_embd=n_embd, head_size=head_size, n_ffn=3 * n_embd, n_vocab=97, ranks=ranks
+    )
+    return synthetic(shape, seed)
+
+
+@MODELS
+@DTYPES
+def test_published_logits(shared_data, model, dtype):
+    """rwkv.cpp's own logits of its test model, after three tokens from the zero state."""
+    folder = shared_data / "tiny_rwkv7_834k"
+    expected = np.fromfile(folder / "expected-logits-7v0-834K.bin", "<f4")
+    logits, _ = model(load(folder / "tiny-rwkv-7v0-834K-FP32.bin"), dtype).forward([34, 105, 110])
+    assert abs(logits[-1].numpy() - expected).max() <= 1e-5
+    assert int(logits[-1].argmax()) == 32
+
+
+@MODELS
+def test_trained_task(shared_data, model):
+    """A trained checkpoint still does what it was trained for: reverse the digits."""
+    engine = model(load(shared_data / "reverse_l2_x070" / "reverse_x070_L2_D256_h64.pth"))
+    logits, state = engine.forward([3, 1, 4, 1, 5, 9, 2, 6, 10])
+    answer = []
+    while len(answer) < 9:
+        answer.append(int(logits[-1].argmax()))
+        logits, state = engine.forward([answer[-1]], state)
+    assert answer == [6, 2, 9, 5, 1, 4, 1, 3, 11]
+
+
+RWKV_PACKAGE = """
+import os, sys
+os.environ["RWKV_V7_ON"] = "1"
+os.environ["RWKV_JIT_ON"] = "0"
+import numpy, torch
+from rwkv.model import RWKV
+model = RWKV(model=sys.argv[1], strategy="cpu fp32")
+tokens = [int(token) for token in sys.argv[3].split(",")]
+prefill, _ = model.forward(list(tokens), None, full_output=True)
+state, rows = None, []
+for token in tokens:
+    logits, state = model.forward([token], state)
+    rows.append(logits)
+numpy.savez(sys.argv[2], prefill=prefill.numpy(), decode=torch.stack(rows).numpy(), wkv=torch.stack(state[1::3]).numpy())
+"""
+
+
+@pytest.mark.parametrize(("n_layer", "n_embd", "head_size"), [(2, 128, 64), (3, 64, 16), (1, 128, 128)])
+def test_package_rwkv(tmp_path, n_layer, n_embd, head_size):
+    """The package rwkv, an independent implementation, agrees in prefill and decode, on logits and on the state."""
+    checkpoint = small(n_layer, n_embd, head_size)
+    torch.save(dict(checkpoint.tensors), tmp_path / "model.pth")
+    tokens = [5, 96, 0, 0, 17, 42, 42, 8, 1, 33, 60]
+    command = [sys.executable, "-c", RWKV_PACKAGE, str(tmp_path / "model"), str(tmp_path / "out.npz")]
+    subprocess.run([*command, ",".join(map(str, tokens))], check=True, capture_output=True, timeout=300)
+    theirs = np.load(tmp_path / "out.npz")
+    logits, state = Naive(checkpoint).forward(tokens)
+    scale = float(logits.abs().max())
+    for mode in ("prefill", "decode"):
+        assert abs(theirs[mode] - logits.numpy()).max() <= 2e-5 * scale, mode
+    assert abs(theirs["wkv"] - state.wkv.numpy()).max() <= 1e-4 * float(state.wkv.abs().max())
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    head_size=st.sampled_from([16, 64, 128]),
+    n_layer=st.integers(1, 3),
+    tokens=st.lists(st.integers(0, 96), min_size=1, max_size=24),
+    seed=st.integers(0, 2**16),
+)
+def test_sequence_equals_naive(head_size, n_layer, tokens, seed):
+    """All tokens at once and one by one are the same model: float64 to rounding, from random states."""
+    checkpoint = small(n_layer, 128, head_size, seed)
+    state = State.random(checkpoint.shape, seed, torch.float64)
+    want, want_state = Naive(checkpoint).forward(tokens, state)
+    got, got_state = SequenceModel(checkpoint, torch.float64).forward(tokens, state)
+    assert float((got - want).abs().max()) <= 1e-9 * float(want.abs().max())
+    for name in ("att_shift", "wkv", "ffn_shift"):
+        torch.testing.assert_close(getattr(got_state, name), getattr(want_state, name), rtol=1e-9, atol=1e-9)
+    got32, _ = SequenceModel(checkpoint).forward(tokens, state)
+    assert float((got32 - want).abs().max()) <= 2e-5 * float(want.abs().max())
+
+
+@MODELS
+def test_state_carries_over(model):
+    """Cut anywhere, a sequence gives the logits of the whole."""
+    engine = model(small(), torch.float64)
+    tokens = [1, 2, 3, 4, 5, 6, 7]
+    whole, whole_state = engine.forward(tokens)
+    for cut in range(1, len(tokens)):
+        first, state = engine.forward(tokens[:cut])
+        second, state = engine.forward(tokens[cut:], state)
+        torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(state.wkv, whole_state.wkv, rtol=1e-12, atol=1e-12)
+
+
+@MODELS
+@pytest.mark.parametrize("tokens", [[], [97], [-1], [0, 1, 1000]])
+def test_bad_tokens(model, tokens):
+    """No tokens, or ids outside the vocabulary, are refused."""
+    with pytest.raises(ValueError, match="token"):
+        model(small()).forward(tokens)
+
+
+def test_state_arrays_round_trip():
+    """The exchange format of states loses nothing that float32 holds."""
+    state = State.random(small().shape, 3, torch.float32)
+    back = State.from_arrays(state.arrays(), torch.float32)
+    assert torch.equal(back.wkv, state.wkv)
+    assert torch.equal(back.att_shift, state.att_shift)
+    assert torch.equal(back.ffn_shift, state.ffn_shift)
+
+
+def test_synthetic_is_reproducible():
+    """Equal arguments give equal bits and equal names; another seed gives another checkpoint."""
+    one, same, other = small(), small(), small(seed=1)
+    assert all(torch.equal(one.tensors[name], same.tensors[name]) for name in one.tensors)
+    assert one.sha256 == same.sha256 != other.sha256
+    assert not torch.equal(one.tensors["emb.weight"], other.tensors["emb.weight"])
+    assert {"float32"} == {str(tensor.dtype).removeprefix("torch.") for tensor in one.tensors.values()}
+
+
+def test_synthetic_decays_reach_both_ends():
+    """Decays next to 1 and next to the lower end, 0.5452, both occur: a graph must survive either."""
+    w0 = torch.cat([tensor for name, tensor in small().tensors.items() if name.endswith(".w0")])
+    decays = torch.exp(-torch.sigmoid(w0) * torch.exp(torch.tensor(-0.5)))
+    assert float(decays.min()) < 0.6
+    assert float(decays.max()) > 0.998
+
+
+def test_the_oracle_stands_alone():
+    """The reference imports none of the compiler's graphs: an oracle that shares code with what it judges is blind."""
+    command = [sys.executable, "-c", "import reference.naive, reference.sequence, reference.checkpoint, sys; print(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"compile", "harness", "runtime", "rwkv", "tpu_mlir"}
