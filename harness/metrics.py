@@ -45,6 +45,7 @@ class LogitsDistance:
     """How far logits are from the reference's.
 
     Attributes:
+        positions: how many were compared.
         finite: whether every logit is a finite number; where not, the other figures are NaN.
         kl_mean_nats: KL divergence, mean over positions.
         kl_worst_nats: KL divergence of the worst position.
@@ -53,6 +54,7 @@ class LogitsDistance:
         near_ties: positions left out, because the reference's two likeliest tokens are too close to tell apart.
     """
 
+    positions: int
     finite: bool
     kl_mean_nats: float
     kl_worst_nats: float
@@ -78,13 +80,20 @@ def logits_distance(reference: Array, got: Array, *, near_tie_nats: float) -> Lo
         bad = int(np.flatnonzero(~np.isfinite(got).all(axis=-1))[0])
         nan = float("nan")
         return LogitsDistance(
-            finite=False, kl_mean_nats=nan, kl_worst_nats=nan, worst_position=bad, top1_share=nan, near_ties=0
+            positions=len(got),
+            finite=False,
+            kl_mean_nats=nan,
+            kl_worst_nats=nan,
+            worst_position=bad,
+            top1_share=nan,
+            near_ties=0,
         )
     kl = kl_divergence(reference, got)
     best_two = np.partition(reference, -2, axis=-1)[:, -2:] if reference.shape[1] > 1 else None
     clear = np.ones(len(reference), bool) if best_two is None else best_two[:, 1] - best_two[:, 0] > near_tie_nats
     agree = reference.argmax(axis=-1) == got.argmax(axis=-1)
     return LogitsDistance(
+        positions=len(got),
         finite=True,
         kl_mean_nats=float(kl.mean()),
         kl_worst_nats=float(kl.max()),

@@ -76,7 +76,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     """A ``.pth`` file's tensors; ``weights_only`` keeps a hostile pickle from running code."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make torch's reader raise anything
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path}: neither a ggmf file nor a .pth file that holds tensors only; torch says: {reason}"

@@ -76,8 +76,13 @@ def calm_threads() -> None:
         if name in _UNUSED_ENGINES:
             os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
         else:
-            os.setpriority(os.PRIO_PROCESS, thread, _WAITING_NICENESS)
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WAITING_NICENESS)
+            _step_back(thread)
+    _step_back(threading.get_native_id())
+
+
+def _step_back(thread: int) -> None:
+    niceness = max(os.getpriority(os.PRIO_PROCESS, thread), _WAITING_NICENESS)  # going below needs privilege
+    os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _threads_named(names: frozenset[str]) -> dict[str, int]:

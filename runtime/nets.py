@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+_DTYPE_NAMES = {dtype.value: dtype.name for dtype in Dtype}
 _FLOATS = frozenset({Dtype.F32, Dtype.F16, Dtype.BF16})
 
 
@@ -161,7 +162,8 @@ def from_floats(values: Floats, dtype: Dtype) -> bytes:
 
 
 def _show(port: Mapping[str, Any]) -> str:
-    return f"{port['name']} ({Dtype(port['dtype']).name} {port['shape']})"
+    dtype = _DTYPE_NAMES.get(port["dtype"], f"unknown type {port['dtype']}")
+    return f"{port['name']} ({dtype} {port['shape']})"
 
 
 def _show_state(state: State) -> str:

@@ -43,7 +43,7 @@ def write_ggmf(tensors, path, dtype=0):
                 records[name.replace("x_r", "x_rwkvag")] = merged[:, None]
         elif name[-3:] in {f".{q}{n}" for q in "wavg" for n in "12"}:
             records[name] = tensor.T.contiguous()
-        elif name[-2:] in {"_k", "_a"} and "r_k" not in name or name[-3:] in {".w0", ".a0", ".v0"}:
+        elif (name[-2:] in {"_k", "_a"} and "r_k" not in name) or name[-3:] in {".w0", ".a0", ".v0"}:
             records[name] = tensor.view(-1, 1, 1)
         else:
             records[name] = tensor

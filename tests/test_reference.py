@@ -24,9 +24,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["
 def small(n_layer: int = 2, n_embd: int = 128, head_size: int = 64, seed: int = 0) -> Checkpoint:
     """A synthetic checkpoint small enough for the naive recurrence."""
     ranks = LoraRanks(decay=8, rate=8, value=8, gate=16)
-    shape = ModelShape(
-        n_layer=n_layer, n_embd=n_embd, head_size=head_size, n_ffn=3 * n_embd, n_vocab=97, ranks=ranks
-    )
+    shape = ModelShape(n_layer=n_layer, n_embd=n_embd, head_size=head_size, n_ffn=3 * n_embd, n_vocab=97, ranks=ranks)
     return synthetic(shape, seed)
 
 
@@ -155,7 +153,11 @@ def test_synthetic_decays_reach_both_ends():
 
 def test_the_oracle_stands_alone():
     """The reference imports none of the compiler's graphs: an oracle that shares code with what it judges is blind."""
-    command = [sys.executable, "-c", "import reference.naive, reference.sequence, reference.checkpoint, sys; print(*sys.modules)"]
+    command = [
+        sys.executable,
+        "-c",
+        "import reference.naive, reference.sequence, reference.checkpoint, sys; print(*sys.modules)",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"compile", "harness", "runtime", "rwkv", "tpu_mlir"}

@@ -105,6 +105,7 @@ def broken(what, change):
         broken("logits of another length", lambda d: d["outputs"].__setitem__(0, port("logits", Dtype.F32, 3, 320))),
         broken("no logits", lambda d: d["outputs"].__setitem__(0, port("logits", Dtype.F32))),
         broken("integer state", lambda d: d["inputs"].__setitem__(1, port("shift", Dtype.I8, 1, 128))),
+        broken("state of an unknown type", lambda d: d["inputs"][1].update(dtype=99)),
         broken("state of two types", lambda d: d["outputs"].__setitem__(1, port("shift", Dtype.F16, 1, 128))),
         broken("states in another order", lambda d: d["outputs"].insert(1, d["outputs"].pop(2))),
         broken("memory of another size", lambda d: d["outputs"][1].update(bytes=4096)),

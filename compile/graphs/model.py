@@ -65,6 +65,42 @@ class Linear(nn.Module):
         return x @ self.weight
 
 
+class TokenShift(nn.Module):
+    """What each token is mixed with: the difference to the one before; and what the next call begins with."""
+
+    def __init__(self) -> None:
+        """In float32, see :class:`Mix`."""
+        super().__init__()
+        self.rest, self.before, self.delta, self.last = (Named(f32=True) for _ in range(4))
+
+    def forward(self, x: Tensor, prev: Tensor) -> tuple[Tensor, Tensor]:
+        """X ``[1, T, C]``, prev ``[1, 1, C]`` -> the token before minus x ``[1, T, C]``, the last x ``[1, 1, C]``."""
+        if x.shape[1] == 1:
+            return self.delta(prev - x), x
+        before = self.before(torch.cat([prev, self.rest(x[:, :-1])], dim=1))
+        return self.delta(before - x), self.last(x[:, -1:])
+
+
+class Mix(nn.Module):
+    """Mix each token with the one before: x + (before - x) mu.
+
+    In float32, on what the layer norm gives in float32: trained weights mu reach 9, and then three roundings to float16
+    of terms that nearly cancel cost more accuracy than all else in the layer. Measured on a trained checkpoint (2
+    layers, C = 256), 64 decode steps: state NMSE 1.0e-5 with the mix in float16, 5.2e-6 in float32, for 0.5 % fewer
+    cycles, because no cast is left between the two.
+    """
+
+    def __init__(self, arrays: Arrays, name: str) -> None:
+        """Takes *name* ``[C]``."""
+        super().__init__()
+        self.mu = _constant(arrays[name])
+        self.scaled, self.mixed = Named(f32=True), Named(f32=True)
+
+    def forward(self, x: Tensor, delta: Tensor) -> Tensor:
+        """X and delta = prev - x, both ``[1, T, C]``."""
+        return self.mixed(x + self.scaled(delta * self.mu))
+
+
 class TimeMix(nn.Module):
     """Token shift, projections, the WKV recurrence, per-head group norm, bonus, gate."""
 
@@ -74,8 +110,7 @@ class TimeMix(nn.Module):
         dims = Dims.of(arrays)
         att = f"blocks.{i}.att."
         self.T, self.H, self.N = T, dims.H, dims.N
-        for q in "rwkvag":
-            self.register_parameter(f"x_{q}", _constant(arrays[f"{att}x_{q}"]))
+        self.mix = nn.ModuleDict({f"x_{q}": Mix(arrays, f"{att}x_{q}") for q in "rwkvag"})
         self.receptance = Linear(arrays, att + "receptance")
         self.key = Linear(arrays, att + "key")
         self.value = Linear(arrays, att + "value")
@@ -91,14 +126,14 @@ class TimeMix(nn.Module):
         self.ln_x_bias = _constant(arrays[att + "ln_x.bias"])
         self.recurrence = WkvStep(self.N) if T == 1 else WkvChunks(T)
         self.r, self.k, self.v, self.log_w, self.rate, self.gate, self.kappa, self.wkv = (Named() for _ in range(8))
-        self.shift = Named()
+        self.token_shift = TokenShift()
 
     def forward(
         self, x: Tensor, prev: Tensor, S: Tensor, v_first: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """X ``[1, T, C]``, prev ``[1, 1, C]``, S ``[H, N, N]`` -> output, next prev, next S, v_first."""
-        delta = _shifted(x, prev) - x
-        x_r, x_w, x_k, x_v, x_a, x_g = (x + delta * self.get_parameter(f"x_{q}") for q in "rwkvag")
+        delta, shift = self.token_shift(x, prev)
+        x_r, x_w, x_k, x_v, x_a, x_g = (self.mix[f"x_{q}"](x, delta) for q in "rwkvag")
         r = self.r(self.receptance(x_r))
         k = self.key(x_k)
         v = self.value(x_v)
@@ -121,7 +156,7 @@ class TimeMix(nn.Module):
         y = self.group_norm(self.wkv(y))
         bonus = (r * k * self.r_k).sum(dim=2, keepdim=True) * v
         y = self.joined(y) * self.ln_x_weight + self.ln_x_bias + self.joined(bonus)
-        return self.output(y * gate), self.shift(x[:, -1:]), S, v_first
+        return self.output(y * gate), shift, S, v_first
 
     def log_decay(self, d: Tensor) -> Tensor:
         """The decay's logarithm: w = exp(-e^(-1/2) sigmoid(d))."""
@@ -151,15 +186,17 @@ class ChannelMix(nn.Module):
         """Layer i."""
         super().__init__()
         ffn = f"blocks.{i}.ffn."
-        self.x_k = _constant(arrays[ffn + "x_k"])
+        self.mix = Mix(arrays, ffn + "x_k")
         self.key = Linear(arrays, ffn + "key")
         self.value = Linear(arrays, ffn + "value")
-        self.hidden, self.shift = Named(), Named()
+        self.token_shift = TokenShift()
+        self.hidden = Named()
 
     def forward(self, x: Tensor, prev: Tensor) -> tuple[Tensor, Tensor]:
         """X ``[1, T, C]``, prev ``[1, 1, C]`` -> output, next prev."""
-        key = self.key(x + (_shifted(x, prev) - x) * self.x_k)
-        return self.value(self.hidden(self.activation(key))), self.shift(x[:, -1:])
+        delta, shift = self.token_shift(x, prev)
+        key = self.key(self.mix(x, delta))
+        return self.value(self.hidden(self.activation(key))), shift
 
     def activation(self, key: Tensor) -> Tensor:
         """Squared ReLU."""
@@ -223,11 +260,6 @@ class Rwkv7(nn.Module):
         if not self.every_position:
             x = x[:, -1:]
         return self.head(self.ln_out(x)), *next_states
-
-
-def _shifted(x: Tensor, prev: Tensor) -> Tensor:
-    """Each position's predecessor: prev, then x without its last."""
-    return prev if x.shape[1] == 1 else torch.cat([prev, x[:, :-1]], dim=1)
 
 
 def _constant(array: object) -> nn.Parameter:

@@ -73,8 +73,6 @@ class WkvChunks(nn.Module):
         self.register_buffer("mask_before", before[None])
         self.register_buffer("eye", torch.eye(n)[None])
         self.w, self.kept, self.removed, self.written, self.state = (Named(f32=True) for _ in range(5))
-        self.log_P, self.log_P_before, self.log_P_middle = (Named(f32=True) for _ in range(3))
-        self.P, self.P_before, self.inverse_P = (Named(f32=True) for _ in range(3))
         self.levels = []
         half = 1
         while half < n:
@@ -102,11 +100,11 @@ class WkvChunks(nn.Module):
         Y = R~ S^T + tril(R~ B~^T) U + tril(R~ K~^T) V
         S' = (S + U^T B~ + V^T K~) diag(P_T)
         """
-        log_P = self.log_P(self.sum_through @ log_w)
-        P, inverse_P = self.P(torch.exp(log_P)), self.inverse_P(torch.exp(-log_P))
-        r, a = r * P, a * self.P_before(torch.exp(self.log_P_before(self.sum_before @ log_w)))
+        log_P = self.sum_through @ log_w
+        P, inverse_P = torch.exp(log_P), torch.exp(-log_P)
+        r, a = r * P, a * torch.exp(self.sum_before @ log_w)
         b, k = b * inverse_P, k * inverse_P
-        S = self.kept(S * self.w(torch.exp(self.log_P_middle(self.sum_middle @ log_w))))
+        S = self.kept(S * self.w(torch.exp(self.sum_middle @ log_w)))
 
         by_b = b.transpose(1, 2)
         by_k = k.transpose(1, 2)
