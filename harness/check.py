@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 CHECK = pytest.StashKey["Check"]()
 """Where a test keeps what it found out."""
 
-_STATE_TENSORS = ("att.shift", "att.state", "ffn.shift")
-
 
 @dataclass
 class Check:
@@ -64,16 +62,17 @@ class Check:
         assert not breaches, "; ".join(breaches)
 
     def state(self, reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
-        """Judge every tensor of a state against the reference's.
+        """Judge every kind of state against the reference's.
 
         Raises:
-            AssertionError: outside the cap; the message names the tensor.
+            AssertionError: outside the cap; the message names the kind.
         """
         __tracebackhide__ = True
         limits = self._numerics()
-        error, worst = state_nmse(reference, got)
-        self._keep_worst("state_nmse", error)
-        breaches = limits.state_breaches(error, f"blocks.{worst // 3}.{_STATE_TENSORS[worst % 3]}")
+        errors = state_nmse(reference, got)
+        for error in errors.values():
+            self._keep_worst("state_nmse", error)
+        breaches = limits.state_breaches(errors)
         assert not breaches, "; ".join(breaches)
 
     def equal(self, expected: object, got: object, what: str) -> None:

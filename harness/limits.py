@@ -11,6 +11,8 @@ import msgspec
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.metrics import LogitsDistance
 
 LIMITS = Path(__file__).parent.parent / "suites" / "limits.toml"
@@ -42,13 +44,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             found.append(f"top1_share={distance.top1_share:.4f}, but should be >= {self.top1_share}")
         return found
 
-    def state_breaches(self, nmse: float, tensor: str) -> list[str]:
-        """The same for a state's worst tensor."""
-        return (
-            []
-            if nmse <= self.state_nmse
-            else [f"state_nmse={nmse:.2e} in {tensor}, but should be <= {self.state_nmse:.1e}"]
-        )
+    def state_breaches(self, nmse: Mapping[str, float]) -> list[str]:
+        """The same for the NMSE of each kind of state."""
+        return [
+            f"state_nmse={error:.2e} of {kind}, but should be <= {self.state_nmse:.1e}"
+            for kind, error in nmse.items()
+            if not error <= self.state_nmse
+        ]
 
 
 def load_limits(path: Path = LIMITS) -> tuple[dict[Quantization, Limits], str]:

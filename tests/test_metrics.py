@@ -106,12 +106,14 @@ def test_the_mean_is_not_judged_on_few_positions():
     assert len(LIMITS.breaches(logits_distance(*rows, near_tie_nats=0.1))) == 1
 
 
-def test_state_nmse_is_of_the_worst_tensor():
-    """The worst tensor decides, and NaN in one is infinitely wrong."""
-    good = [np.ones(3), np.ones((2, 2)), np.ones(3)]
-    assert state_nmse(good, [good[0], 1.1 * good[1], good[2]])[1] == 1
-    assert state_nmse(good, [good[0], good[1], np.array([1.0, math.nan, 1.0])]) == (math.inf, 2)
-    assert LIMITS.state_breaches(math.nan, "x")
+def test_state_nmse_is_of_each_kind():
+    """Layers are taken together, kinds apart; NaN in one is infinitely wrong, and no NMSE at all passes as NaN."""
+    good = [np.ones(3), np.ones((2, 2)), np.ones(3), np.ones(3), np.ones((2, 2)), np.ones(3)]
+    errors = state_nmse(good, [*good[:4], 1.1 * good[4], good[5]])
+    assert errors == {"att.shift": 0.0, "att.state": pytest.approx(0.005), "ffn.shift": 0.0}
+    assert LIMITS.state_breaches(errors) == ["state_nmse=5.00e-03 of att.state, but should be <= 1.0e-05"]
+    assert state_nmse(good, [*good[:5], np.array([1.0, math.nan, 1.0])])["ffn.shift"] == math.inf
+    assert LIMITS.state_breaches({"att.state": math.nan})
     with pytest.raises(ValueError, match="states of shapes"):
         state_nmse(good, good[:2])
 

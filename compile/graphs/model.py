@@ -33,7 +33,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any ``[..., C]``."""
-        return self.normed(layer_norm(x, self.weight.shape, self.weight, self.bias, _LAYER_NORM_EPS))
+        y: Tensor = self.normed(layer_norm(x, self.weight.shape, self.weight, self.bias, _LAYER_NORM_EPS))
+        return y
 
 
 class LowRank(nn.Module):
@@ -98,7 +99,8 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor, delta: Tensor) -> Tensor:
         """X and delta = prev - x, both ``[1, T, C]``."""
-        return self.mixed(x + self.scaled(delta * self.mu))
+        y: Tensor = self.mixed(x + self.scaled(delta * self.mu))
+        return y
 
 
 class TimeMix(nn.Module):
