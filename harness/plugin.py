@@ -44,8 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--variant",
-        choices=sorted(VARIANTS),
-        help="write the graphs in this variant in place of the grid's",
+        metavar="NAME",
+        help=f"write the graphs in this variant in place of the grid's: {', '.join(VARIANTS)}",
     )
     group.addoption(
         "--toolchain",

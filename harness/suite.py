@@ -161,7 +161,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         stage=stage,
         message="" if error is None else f"{type(error).__name__}: {error}",
         seconds=call.duration,
-        metrics=check.metrics,
+        metrics=dict(check.metrics),
         predicted={}
         if profile is None
         else {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -48,6 +47,7 @@ def _worst(records: list[Record], name: str) -> str:
     values = [record.metrics[name] for record in records if name in record.metrics]
     if not values:
         return ""
-    if any(math.isnan(value) for value in values):
-        return "NaN"
-    return f"{min(values):.4f}" if name in _WORST_IS_LOW else f"{max(values):.1e}"
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return "not finite"
+    return f"{min(numbers):.4f}" if name in _WORST_IS_LOW else f"{max(numbers):.1e}"

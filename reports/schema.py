@@ -71,7 +71,7 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     stage: Stage | None = None  # where it failed; None where it did not
     message: str = ""
     seconds: float  # wall time of the check on this machine: no performance figure
-    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict)  # null: NaN or infinite
     predicted: dict[str, int | float] = msgspec.field(
         default_factory=dict
     )  # by the compiler's cycle profile: no measurement

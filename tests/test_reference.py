@@ -64,7 +64,8 @@ state, rows = None, []
 for token in tokens:
     logits, state = model.forward([token], state)
     rows.append(logits)
-numpy.savez(sys.argv[2], prefill=prefill.numpy(), decode=torch.stack(rows).numpy(), wkv=torch.stack(state[1::3]).numpy())
+decode, wkv = torch.stack(rows).numpy(), torch.stack(state[1::3]).numpy()
+numpy.savez(sys.argv[2], prefill=prefill.numpy(), decode=decode, wkv=wkv)
 """
 
 

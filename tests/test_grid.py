@@ -1,0 +1,62 @@
+"""Grids: those that ship load, and a mistake in one is named."""
+
+import pytest
+
+from compile.spec import GraphKind, GraphSpec, Quantization
+from harness.cases import GRIDS, Case, GridError, load_grid
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GRIDS.glob("*.toml")))
+def test_shipped_grids(name):
+    """Every grid that ships loads, has a decode graph, and names each case once."""
+    grid = load_grid(name)
+    assert any(case.graph.kind is GraphKind.DECODE for case in grid.cases)
+    assert len({case.id for case in grid.cases}) == len(grid.cases)
+
+
+def test_case_ids():
+    """An id tells graph, precision and variant."""
+    case = Case(graph=GraphSpec(kind=GraphKind.PREFILL_ALL, T=16), quantization=Quantization.F16)
+    assert case.id == "prefill_all_16-F16-chunk"
+    assert case.decode.id == "decode-F16-chunk"
+
+
+def test_axes_multiply(tmp_path):
+    """Every precision meets every chunk length in every kind of graph."""
+    path = tmp_path / "g.toml"
+    path.write_text('quantizations = ["F16", "BF16"]\nchunk_lengths = [16, 64]\n')
+    assert len(load_grid(str(path)).cases) == 2 * (1 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('quantizations = ["F17"]\nchunk_lengths = [16]', r"F17.*quantizations"),
+        ('quantizations = ["F16"]\nchunk_length = [16]', "chunk_length"),
+        ('quantizations = ["F16"]\nchunk_lengths = [1]', "chunk_lengths: .*1 tokens a call"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16, 16]', "a value twice"),
+        ("quantizations = []\nchunk_lengths = [16]", "empty"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\nvariants = ["new"]', "no graph variant 'new'"),
+        ("quantizations = [", "Invalid value"),
+    ],
+)
+def test_mistakes(tmp_path, text, message):
+    """A grid that makes no sense is refused with the file and what is wrong in it."""
+    path = tmp_path / "g.toml"
+    path.write_text(text)
+    with pytest.raises(GridError, match=message) as error:
+        load_grid(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_no_such_grid():
+    """An unknown name is answered with those that there are."""
+    with pytest.raises(GridError, match=r"no grid 'nightlie'.*default, smoke"):
+        load_grid("nightlie")
+
+
+@pytest.mark.parametrize(("kind", "T"), [(GraphKind.DECODE, 2), (GraphKind.PREFILL, 1), (GraphKind.PREFILL, 0)])
+def test_specs_that_make_no_sense(kind, T):
+    """Decode takes one token, prefill several."""
+    with pytest.raises(ValueError, match=f"{T} tokens"):
+        GraphSpec(kind=kind, T=T)

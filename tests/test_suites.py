@@ -1,0 +1,118 @@
+"""The main job, run as a user runs it: on trained checkpoints it passes, on wrong graphs it fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reports.schema import Outcome, Stage, read
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.usefixtures("toolchain")]
+
+
+def run_suites(tmp_path, *arguments, plugins=()):
+    """Run ``pytest suites/`` in a process of its own, from another directory; return its end and its records."""
+    command = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "--rootdir", str(ROOT), "-c"]
+    command += [str(ROOT / "pyproject.toml"), "--runs", str(tmp_path / "runs"), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    if plugins:
+        environment["PYTHONPATH"] = str(ROOT / "tests")
+    for plugin in plugins:
+        command += ["-p", plugin]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=1500
+    )
+    runs = list((tmp_path / "runs").glob("*/records.jsonl"))
+    return done, read(runs[0]) if runs else None
+
+
+def test_trained_checkpoint_that_reverses(shared_data, tmp_path):
+    """A trained model passes every suite on the simulator, and its bmodel reverses digit strings without a mistake."""
+    checkpoint = shared_data / "reverse_l2_x070" / "reverse_x070_L2_D256_h64.pth"
+    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint))
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert not run.interrupted
+    assert {record.outcome for record in run.records} <= {Outcome.PASSED, Outcome.SKIPPED}
+    tasks = [record for record in run.records if record.suite == "task"]
+    assert tasks
+    assert all(record.metrics["exact_matches"] >= 10 for record in tasks)
+    assert (tmp_path / "runs" / run.run.id / "index.html").is_file()
+    assert (tmp_path / "runs" / run.run.id / "records.csv").is_file()
+
+
+def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path):
+    """A model of twelve layers in the ggmf container passes every suite on the simulator."""
+    checkpoint = shared_data / "tiny_rwkv7_834k" / "tiny-rwkv-7v0-834K-FP32.bin"
+    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint), "--grid", "smoke")
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert {record.outcome for record in run.records} <= {Outcome.PASSED, Outcome.SKIPPED}
+    assert run.run.checkpoint["codec"] == "raw-bytes"
+
+
+@pytest.mark.parametrize("fault", ["decay-off-5-percent", "relu-dropped"])
+def test_wrong_graphs_fail(tmp_path, fault):
+    """A graph with a fault compiles, runs, and fails parity with the caps that ship, in decode and in prefill."""
+    arguments = ("--grid", "smoke", "--variant", fault, "-k", "parity and (decode or prefill_all)")
+    done, run = run_suites(tmp_path, *arguments, plugins=["faulty_variants"])
+    assert done.returncode == 1, done.stdout[-8000:]
+    assert len(run.records) == 4
+    for record in run.records:
+        assert record.outcome is Outcome.FAILED, record
+        assert record.stage is Stage.NUMERICS
+        assert "should be <=" in record.message
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    """A wrong file is an error before anything is compiled, with exit code 4 and no records."""
+    (tmp_path / "m.pth").write_bytes(b"not a checkpoint")
+    done, run = run_suites(tmp_path, "--checkpoint", "m.pth")
+    assert done.returncode == 4
+    assert "m.pth: neither a ggmf file nor a .pth file" in done.stderr
+    assert run is None
+
+
+def test_a_board_that_is_none(tmp_path):
+    """Without the board asked for, the error says what was looked for."""
+    done, _ = run_suites(tmp_path, "--device", "7")
+    assert done.returncode == 4
+    assert "no board 7" in done.stderr
+    assert "/dev/bm-sophon7" in done.stderr
+    assert "libbmrt.so" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--device", "tpu"), "should be 'cmodel' or the number of a board"),
+        (("--grid", "huge"), "no grid 'huge'"),
+        (("--toolchain", "9.9.9"), "rwkv-tpu toolchain install 9.9.9"),
+        (("--variant", "linear"), "no graph variant 'linear'"),
+        (("--codec", "world"), "world"),
+    ],
+)
+def test_options_that_cannot_be_met(tmp_path, arguments, message):
+    """Each is an error at once, that names the option's value and what would do."""
+    done, _ = run_suites(tmp_path, *arguments)
+    assert done.returncode == 4
+    assert message in done.stderr
+
+
+def test_help_and_header(toolchain, tmp_path):
+    """Help needs nothing; the header tells target, toolchain, checkpoint and grid."""
+    done, _ = run_suites(tmp_path, "--help")
+    assert done.returncode == 0
+    assert "--device=cmodel|N" in done.stdout
+    done, run = run_suites(tmp_path, "--collect-only")
+    assert done.returncode == 0
+    assert run is None
+    for word in (
+        "target: BM1684X simulator",
+        f"TPU-MLIR {toolchain.compiler_commit}",
+        "checkpoint: synthetic",
+        "grid: default",
+    ):
+        assert word in done.stdout
