@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from compile.compiler import Bmodel, CompileError, Job, compile_graph
+from compile.flags import needed_flags
 from compile.toolchain import find
 from harness.cases import VARIANTS, Case, load_grid
 from harness.checkpoints import open_model
@@ -86,6 +87,7 @@ class SuiteRun:
                 variant=VARIANTS[case.variant],
                 spec=case.graph,
                 quantization=case.quantization,
+                flags=needed_flags(self.model.arrays),
                 toolchain=self.toolchain,
             )
             try:
