@@ -1,0 +1,250 @@
+"""Compiling: the real toolchain on a tiny model, the cache, and every way to fail."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from compile.compiler import CompileError, Job, Stage, compile_graph
+from compile.export import export
+from compile.flags import needed_flags
+from compile.graphs.model import Block, ChannelMix, Rwkv7
+from compile.identity import hash_arrays
+from compile.spec import GraphKind, GraphSpec, Quantization
+from compile.toolchain import Receipt, Toolchain
+from reference.shape import LoraRanks, ModelShape
+from reference.synthetic import synthetic
+
+SHAPE = ModelShape(
+    n_layer=1, n_embd=128, head_size=64, n_ffn=128, n_vocab=16, ranks=LoraRanks(decay=8, rate=8, value=8, gate=8)
+)
+ARRAYS = {name: tensor.numpy() for name, tensor in synthetic(SHAPE).tensors.items()}
+
+FAKE_TOOL = """
+import os, sys, time
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+tool = os.path.basename(sys.argv[0])
+print("the words of", tool, flush=True)
+what = os.environ["FAKE"]
+if what == tool + ":exit":
+    sys.exit(3)
+if what == tool + ":abort":
+    os.abort()
+if what == tool + ":sleep":
+    time.sleep(600)
+if what == tool + ":silent":
+    sys.exit(0)
+if tool == "model_transform.py":
+    open(options["--mlir"], "w").write(open(os.environ["LOCATIONS"]).read())
+else:
+    if what == "codegen":
+        open("decode_bm1684x_f16_tpu.mlir", "w").write("x")
+        sys.exit(1)
+    open(options["--model"], "wb").write(b"bmodel of " + os.environ.get("SALT", "").encode())
+    if what != "no profile":
+        open("compiler_profile_0.txt", "w").write(
+            "API_END total_cycle:1000|b:2|g:3\\n"
+            "GDMA SUMMARY : |dr[0] S2L:10|dr[1] L2S:20|dr[2] S2S:30|dr[3] L2L:0\\n"
+            "flops: 7, runtime: 0.001ms, ComputationAbility: 1T\\n"
+        )
+"""
+
+
+@pytest.fixture
+def job():
+    """A decode graph of a model of one layer, for a toolchain to be put in."""
+    return Job(
+        arrays=ARRAYS,
+        arrays_sha256=hash_arrays(ARRAYS),
+        variant=Rwkv7,
+        spec=GraphSpec(kind=GraphKind.DECODE),
+        quantization=Quantization.F16,
+        toolchain=None,
+    )
+
+
+@pytest.fixture
+def fake(job, tmp_path, monkeypatch):
+    """The job with a toolchain whose tools are scripts that do as the variable FAKE says."""
+    root = tmp_path / "toolchain"
+    tools = root / "lib" / "python3.10" / "site-packages" / "tpu_mlir" / "python" / "tools"
+    tools.mkdir(parents=True)
+    (root / "bin").mkdir()
+    (root / "bin" / "python").symlink_to(sys.executable)
+    for tool in ("model_transform", "model_deploy"):
+        (tools / f"{tool}.py").write_text(FAKE_TOOL)
+    names = export(Rwkv7(ARRAYS, T=1, every_position=True), tmp_path / "m.onnx")
+    (tmp_path / "locations").write_text("".join(f'loc("{name}")\n' for name in names))
+    monkeypatch.setenv("LOCATIONS", str(tmp_path / "locations"))
+    monkeypatch.setenv("FAKE", "work")
+    receipt = Receipt(
+        version="0.0",
+        wheel_sha256="0" * 64,
+        compiler_commit="v0.0-gfake-20260101",
+        pins=(),
+        bundled_glibc=None,
+        host_glibc="2.36",
+        glibc_moved=(),
+        installed_at="2026-01-01T00:00:00+0000",
+    )
+    return dataclasses.replace(job, toolchain=Toolchain(root, receipt))
+
+
+@pytest.mark.toolchain
+def test_real_compile(job, toolchain, tmp_path):
+    """The real compiler makes a bmodel with a prediction; the same job then costs nothing, and says so."""
+    job = dataclasses.replace(job, toolchain=toolchain)
+    said = []
+    first = compile_graph(job, tmp_path, say=said.append)
+    assert not first.cached
+    assert first.path.stat().st_size == first.result.bmodel_bytes > 1_000_000
+    profile = first.result.profile
+    assert profile.predicted_cycles > 1000
+    assert min(profile.tiu_instructions, profile.gdma_instructions, profile.ddr_read_bytes, profile.flops) > 0
+    assert set(first.result.costs) == {"export", "transform", "lower"}
+    assert any("transform" in line for line in said)
+    assert "model_deploy" in (first.folder / "deploy.log").read_text()
+    second = compile_graph(job, tmp_path)
+    assert second.cached
+    assert second.result == first.result
+
+
+@pytest.mark.parametrize(
+    ("what", "stage", "reason"),
+    [
+        ("model_transform.py:exit", Stage.TRANSFORM, "exited with status 3"),
+        ("model_transform.py:abort", Stage.TRANSFORM, "died of SIGABRT"),
+        ("model_transform.py:silent", Stage.TRANSFORM, "left no model.mlir"),
+        ("model_deploy.py:exit", Stage.LOWER, "exited with status 3"),
+        ("model_deploy.py:silent", Stage.LOWER, "left no model.bmodel"),
+        ("codegen", Stage.CODEGEN, "exited with status 1"),
+        ("no profile", Stage.CODEGEN, "left no profile"),
+        ("lost", Stage.LOWER, "must stay in float32 are not in the TOP dialect"),
+    ],
+)
+def test_failing_stages(fake, tmp_path, monkeypatch, what, stage, reason):
+    """A failure names stage, reason, log and last words; its command reproduces it; nothing half-made is cached."""
+    monkeypatch.setenv("FAKE", what)
+    if what == "lost":
+        (tmp_path / "locations").write_text("no operation at all")
+    with pytest.raises(CompileError, match=reason) as caught:
+        compile_graph(fake, tmp_path / "cache")
+    assert caught.value.stage is stage
+    message = str(caught.value)
+    assert "the words of model_" in message
+    rerun = message.partition("rerun: ")[2].splitlines()[0]
+    again = subprocess.run(["/bin/bash", "-c", rerun], capture_output=True, text=True, check=False)
+    assert "the words of model_" in again.stdout
+    if reason.startswith("exited"):
+        assert again.returncode != 0
+    assert not [path for path in (tmp_path / "cache" / "bmodels").iterdir() if path.is_dir()]
+    monkeypatch.setenv("FAKE", "work")
+    assert what == "lost" or not compile_graph(fake, tmp_path / "cache").cached
+
+
+def test_time_limit(fake, tmp_path, monkeypatch):
+    """A tool that hangs is stopped at its limit, with all that it started."""
+    monkeypatch.setenv("FAKE", "model_deploy.py:sleep")
+    start = time.monotonic()
+    with pytest.raises(CompileError, match="stopped at its time limit"):
+        compile_graph(fake, tmp_path / "cache", timeout_s=3)
+    assert time.monotonic() - start < 60
+
+
+def test_damaged_cache(fake, tmp_path):
+    """A cached bmodel that is not what was stored, or lacks its result, is compiled again."""
+    for damage in (
+        lambda folder: (folder / "model.bmodel").write_bytes(b"other"),
+        lambda folder: (folder / "model.bmodel").unlink(),
+        lambda folder: (folder / "result.json").write_text('{"key":'),
+        lambda folder: (folder / "result.json").unlink(),
+    ):
+        damage(compile_graph(fake, tmp_path).folder)
+        assert not compile_graph(fake, tmp_path).cached
+        assert compile_graph(fake, tmp_path).cached
+
+
+class _OtherMix(ChannelMix):
+    """Differs in where it is written, not in what it does."""
+
+
+class _OtherBlock(Block):
+    channel_mix = _OtherMix
+
+
+class _Other(Rwkv7):
+    block = _OtherBlock
+
+
+def test_keys_tell_apart(fake):
+    """Whatever determines a bmodel is part of its key: weights, graph, length, precision, flags, toolchain."""
+    arrays = ARRAYS | {"ln_out.bias": ARRAYS["ln_out.bias"] + 1e-7}
+    receipt = fake.toolchain.receipt
+    others = [
+        dataclasses.replace(fake, arrays_sha256=hash_arrays(arrays)),
+        dataclasses.replace(fake, variant=_Other),
+        dataclasses.replace(fake, spec=GraphSpec(kind=GraphKind.PREFILL, T=16)),
+        dataclasses.replace(fake, spec=GraphSpec(kind=GraphKind.PREFILL_ALL, T=16)),
+        dataclasses.replace(fake, quantization=Quantization.BF16),
+        dataclasses.replace(fake, flags=("--opt", "1")),
+        dataclasses.replace(fake, toolchain=Toolchain(Path("x"), _changed(receipt, wheel_sha256="1" * 64))),
+        dataclasses.replace(fake, toolchain=Toolchain(Path("x"), _changed(receipt, pins=("numpy==1.24.3",)))),
+    ]
+    keys = [fake.key, *(other.key for other in others)]
+    assert len(set(keys)) == len(keys)
+    assert dataclasses.replace(fake).key == fake.key
+
+
+def _changed(receipt, **changes):
+    return type(receipt)(**{name: getattr(receipt, name) for name in receipt.__struct_fields__} | changes)
+
+
+def test_array_hash_sees_everything():
+    """Names, shapes and values all count; the order of names does not."""
+    one = {"a": ARRAYS["ln_out.bias"], "b": ARRAYS["ln_out.weight"]}
+    assert hash_arrays(one) == hash_arrays(dict(reversed(one.items())))
+    for other in (
+        {"a": one["b"], "b": one["a"]},
+        {"a": one["a"]},
+        {"a": one["a"].reshape(2, 64), "b": one["b"]},
+        {"a": one["a"].astype("float64"), "b": one["b"]},
+    ):
+        assert hash_arrays(other) != hash_arrays(one)
+
+
+def test_two_at_once(fake, tmp_path):
+    """Of two compiles of one job, one compiles and the other waits and finds it done."""
+    with ThreadPoolExecutor() as pool:
+        compiles = [pool.submit(compile_graph, fake, tmp_path) for _ in range(2)]
+    assert sorted(one.result().cached for one in compiles) == [False, True]
+
+
+def test_killed_compile(fake, tmp_path, monkeypatch):
+    """A compile that is killed leaves nothing that counts; the next one sweeps up and succeeds."""
+    monkeypatch.setenv("FAKE", "model_deploy.py:sleep")
+    child = multiprocessing.get_context("spawn").Process(target=compile_graph, args=(fake, tmp_path))
+    child.start()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("bmodels/.*/deploy.log")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert list(tmp_path.glob("bmodels/.*/"))
+    monkeypatch.setenv("FAKE", "work")
+    assert not compile_graph(fake, tmp_path).cached
+    assert [path.name for path in (tmp_path / "bmodels").iterdir() if path.is_dir()] == [fake.key]
+
+
+def test_single_heads_compile_without_layer_groups():
+    """The layer-group search does not end on models with one head."""
+    one_head = dataclasses.replace(SHAPE, n_embd=64)
+    arrays = {name: tensor.numpy() for name, tensor in synthetic(one_head).tensors.items()}
+    assert needed_flags(arrays) == ("--disable_layer_group",)
+    assert needed_flags(ARRAYS) == ()
