@@ -198,7 +198,7 @@ def _compile(job: Job, key: str, work: Path, what: str, say: Callable[[str], Non
     tools = job.toolchain
 
     def stage(stage: Stage, command: list[str], log: Path, product: Path) -> None:
-        say(f"{what}: {stage.value} …")
+        say(f"{what}: {'lower and codegen' if stage is Stage.LOWER else stage.value} …")
         environment = tools.environment()
         done = run(command, folder=work, log=log, environment=environment, timeout_s=timeout_s)
         costs[stage.value] = StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes)

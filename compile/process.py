@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-# The kernel ends the tool together with a parent that is killed (1 = PR_SET_PDEATHSIG).
-_DIES_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+# Stands between us and the tool: when we are killed, the kernel tells it (1 = PR_SET_PDEATHSIG), and it ends the tool
+# with all that the tool has started. Otherwise it ends as the tool does.
+_SUPERVISOR = """
+import ctypes, os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+status = subprocess.run(sys.argv[1:]).returncode
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +65,7 @@ def run(
         kept.write(f"$ {' '.join(command)}\n")
         kept.flush()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, *command],
+            [sys.executable, "-I", "-S", "-c", _SUPERVISOR, *command],
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.DEVNULL,

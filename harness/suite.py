@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +86,7 @@ class SuitePlugin:
         shape = checkpoint.shape
         what = "BM1684X simulator (cmodel)" if run.board is None else f"BM1684X board {run.board}"
         return [
+            f"harness: {version('rwkv-tpu-harness')}, torch {version('torch')}, onnx {version('onnx')}",
             f"target: {what}, libraries {run.libraries.folder}",
             f"toolchain: TPU-MLIR {run.toolchain.compiler_commit}, wheel {run.toolchain.wheel_sha256[:12]}",
             (

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from compile.compiler import CompileError, Job, Stage, compile_graph
@@ -38,6 +39,10 @@ if what == tool + ":exit":
 if what == tool + ":abort":
     os.abort()
 if what == tool + ":sleep":
+    import subprocess
+    with open("helper.part", "w") as file:
+        file.write(str(subprocess.Popen(["/bin/sleep", "600"]).pid))
+    os.rename("helper.part", "helper")
     time.sleep(600)
 if what == tool + ":silent":
     sys.exit(0)
@@ -227,15 +232,17 @@ def test_two_at_once(fake, tmp_path):
 
 
 def test_killed_compile(fake, tmp_path, monkeypatch):
-    """A compile that is killed leaves nothing that counts; the next one sweeps up and succeeds."""
+    """A killed compile leaves no process, and nothing that counts; the next one sweeps up and succeeds."""
     monkeypatch.setenv("FAKE", "model_deploy.py:sleep")
     child = multiprocessing.get_context("spawn").Process(target=compile_graph, args=(fake, tmp_path))
     child.start()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("bmodels/.*/deploy.log")) and time.monotonic() < deadline:
+    while not (helpers := list(tmp_path.glob("bmodels/.*/helper"))) and time.monotonic() < deadline:
         time.sleep(0.05)
+    helper = psutil.Process(int(helpers[0].read_text()))
     os.kill(child.pid, signal.SIGKILL)
     child.join()
+    helper.wait(timeout=30)
     assert list(tmp_path.glob("bmodels/.*/"))
     monkeypatch.setenv("FAKE", "work")
     assert not compile_graph(fake, tmp_path).cached
