@@ -57,6 +57,7 @@ class SuitePlugin:
         config.stash[RUN] = self.run
         self._runs = config.invocation_params.dir / option("--runs")
         self._writer: RunWriter | None = None
+        self._recorded: set[str] = set()
 
     def _say(self, text: str) -> None:
         """Show a line at once, whatever pytest captures."""
@@ -115,16 +116,18 @@ class SuitePlugin:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Write a record for each test: of its call, or of a setup that failed or skipped it."""
+        """Write a record for each test: of its call, or of a setup or teardown that did not pass."""
         report = yield
-        if self._writer is not None and (report.when == "call" or (report.when == "setup" and not report.passed)):
+        if self._writer is not None and (report.when == "call" or not report.passed):
             self._writer.add(_record(item, call, report))
+            self._recorded.add(item.nodeid)
         return report
 
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Close the records file and write what people read."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write what people read; the records get their last line only where every test has left one."""
         if self._writer is not None:
-            self._writer.end(int(exitstatus))
+            if len(self._recorded) == session.testscollected:
+                self._writer.end(int(exitstatus))
             folder = self._writer.folder
             run = read(self._writer.path)
             write_csv(run, folder / "records.csv")
@@ -143,6 +146,7 @@ class SuitePlugin:
 
 def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> Record:
     case, check = case_of(item), item.stash.get(CHECK, Check())
+    name = getattr(item, "originalname", item.name).removeprefix("test_")
     error = call.excinfo.value if call.excinfo is not None else None
     outcome, stage = Outcome.PASSED, None
     if report.skipped:
@@ -158,7 +162,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
     return Record(
         case=case.id if case else "",
         suite=item.path.stem.removeprefix("test_"),
-        check=getattr(item, "originalname", item.name).removeprefix("test_"),
+        check=name if report.when == "call" else f"{name} ({report.when})",
         outcome=outcome,
         stage=stage,
         message="" if error is None else f"{type(error).__name__}: {error}",

@@ -66,6 +66,16 @@ def test_wrong_graphs_fail(tmp_path, fault):
         assert "should be <=" in record.message
 
 
+def test_a_run_that_stops_early(tmp_path):
+    """Stopped at the first failure, a run is interrupted: it does not pass for one that measured everything."""
+    arguments = ("--grid", "smoke", "--variant", "relu-dropped", "-k", "parity and decode", "-x")
+    done, run = run_suites(tmp_path, *arguments, plugins=["faulty_variants"])
+    assert done.returncode == 1, done.stdout[-8000:]
+    assert run.interrupted
+    assert len(run.records) == 1
+    assert "<h1>Interrupted</h1>" in (tmp_path / "runs" / run.run.id / "index.html").read_text()
+
+
 def test_a_checkpoint_that_is_none(tmp_path):
     """A wrong file is an error before anything is compiled, with exit code 4 and no records."""
     (tmp_path / "m.pth").write_bytes(b"not a checkpoint")
