@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from compile.export import export
 from compile.graphs.model import Rwkv7
-from compile.graphs.wkv import WkvChunks, WkvStep
+from compile.graphs.wkv import WkvChunks, WkvStep, _masked
 from reference.naive import Naive
 from reference.shape import LoraRanks, ModelShape
 from reference.state import State
@@ -74,10 +74,10 @@ def test_one_token_repeated_512_times():
 
 def test_masked_products_that_overflow():
     """What the mask removes may be infinite in float16: the result stays finite."""
+    mask = torch.tril(torch.ones(4, 4), -1)
+    masked = _masked(torch.full((4, 4), float("inf")), mask)
+    assert torch.equal(masked == 0, mask == 0)
     module = WkvChunks(16)
-    product = torch.full((1, 16, 16), float("inf"))
-    masked = module.inverse(torch.nan_to_num(torch.clamp(product, -6e4, 6e4) * module.mask_before, nan=7.0))
-    assert bool(torch.isfinite(masked[0].diagonal()).all())
     r, log_w, k, v, a, b, S = wkv_inputs(16, seed=2, decay=1.0, rate=1.0, repeated=False)
     y, S = module(*(q.float() for q in (1e3 * r, log_w, 1e3 * k, v, a, b, S)))
     assert bool(torch.isfinite(y).all())
