@@ -47,7 +47,7 @@ def test_trained_checkpoint_that_reverses(shared_data, tmp_path):
 def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path):
     """A model of twelve layers in the ggmf container passes every suite on the simulator."""
     checkpoint = shared_data / "tiny_rwkv7_834k" / "tiny-rwkv-7v0-834K-FP32.bin"
-    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint), "--grid", "smoke")
+    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint))
     assert done.returncode == 0, done.stdout[-8000:]
     assert {record.outcome for record in run.records} <= {Outcome.PASSED, Outcome.SKIPPED}
     assert run.run.checkpoint["codec"] == "raw-bytes"
