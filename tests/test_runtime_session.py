@@ -271,6 +271,7 @@ def test_closed_sessions_give_their_memory_back(rwkv_bmodels):
     with Engine.open(small, [rwkv_bmodels.decode]) as engine:
         for _ in range(300):
             Session(engine).close()
+        assert engine.alive
 
 
 def test_a_leak_of_device_memory_is_found(rwkv_bmodels, cmodel, tmp_path):
