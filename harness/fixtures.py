@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from harness.checkpoints import Model
     from harness.targets.base import StateArrays
-    from harness.targets.torch import TorchTarget
+    from harness.targets.torch import ReferenceTarget
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def model(pytestconfig: pytest.Config) -> Model:
 
 
 @pytest.fixture(scope="session")
-def oracle(pytestconfig: pytest.Config) -> TorchTarget:
+def oracle(pytestconfig: pytest.Config) -> ReferenceTarget:
     """The reference."""
     return pytestconfig.stash[RUN].oracle
 

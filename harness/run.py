@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from compile.compiler import Bmodel, CompileError, Job, compile_graph
 from compile.flags import needed_flags
@@ -15,7 +16,8 @@ from harness.checkpoints import open_model
 from harness.device.board import find_board
 from harness.limits import load_limits
 from harness.paths import cache_folder
-from harness.targets.torch import TorchTarget
+from harness.targets.torch import ReferenceTarget
+from reference.fast import Fast
 from reports.schema import Stage
 from runtime.engine import Engine
 from runtime.libraries import Libraries
@@ -70,9 +72,9 @@ class SuiteRun:
         self._engine: tuple[tuple[str, ...], Engine] | None = None
 
     @cached_property
-    def oracle(self) -> TorchTarget:
-        """The reference, in float64."""
-        return TorchTarget(self.model.checkpoint)
+    def oracle(self) -> ReferenceTarget:
+        """The reference, in float64: the rounding of the oracle must not blur a verdict."""
+        return ReferenceTarget(Fast(self.model.checkpoint, torch.float64))
 
     def compiled(self, case: Case) -> Bmodel:
         """The case's bmodel; an error is remembered, so that a graph that does not compile is tried once a run.

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference.checkpoint import Checkpoint, load
+from reference.fast import Fast
 from reference.naive import Naive
-from reference.sequence import SequenceModel
 from reference.shape import LoraRanks, ModelShape
 from reference.state import State
 from reference.synthetic import synthetic
 
-MODELS = pytest.mark.parametrize("model", [Naive, SequenceModel])
+MODELS = pytest.mark.parametrize("model", [Naive, Fast])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
@@ -97,11 +97,11 @@ def test_sequence_equals_naive(head_size, n_layer, tokens, seed):
     checkpoint = small(n_layer, 128, head_size, seed)
     state = State.random(checkpoint.shape, seed, torch.float64)
     want, want_state = Naive(checkpoint).forward(tokens, state)
-    got, got_state = SequenceModel(checkpoint, torch.float64).forward(tokens, state)
+    got, got_state = Fast(checkpoint, torch.float64).forward(tokens, state)
     assert float((got - want).abs().max()) <= 1e-9 * float(want.abs().max())
     for name in ("att_shift", "wkv", "ffn_shift"):
         torch.testing.assert_close(getattr(got_state, name), getattr(want_state, name), rtol=1e-9, atol=1e-9)
-    got32, _ = SequenceModel(checkpoint).forward(tokens, state)
+    got32, _ = Fast(checkpoint).forward(tokens, state)
     assert float((got32 - want).abs().max()) <= 2e-5 * float(want.abs().max())
 
 
@@ -157,7 +157,7 @@ def test_the_oracle_stands_alone():
     command = [
         sys.executable,
         "-c",
-        "import reference.naive, reference.sequence, reference.checkpoint, sys; print(*sys.modules)",
+        "import reference.naive, reference.fast, reference.checkpoint, sys; print(*sys.modules)",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}

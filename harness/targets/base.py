@@ -35,3 +35,43 @@ class Target(Protocol):
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
         """Feed *tokens* from *state* (None: the zero state), which is not changed."""
         ...
+
+
+Text = tuple["Sequence[int]", "Sequence[int]"]
+"""A prompt and its continuation, as token ids; at least one of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a target says about a continuation of n tokens.
+
+    Attributes:
+        log_probs: ``[n]`` float64: natural log-probability of each token, given all before it.
+        is_top: ``[n]`` bool: whether it was the likeliest one.
+    """
+
+    log_probs: np.ndarray
+    is_top: np.ndarray
+
+
+class Scorer(Protocol):
+    """A target that says how likely continuations are, without ever giving the logits of all of them at once."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All that determines its numbers, beside checkpoint, state and tokens; keys and values are stable."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line for a person: what computes, on what."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many texts it is worth giving at once."""
+        ...
+
+    def score(self, texts: Sequence[Text], state: StateArrays | None = None) -> list[Score]:
+        """Score the continuation of each text after its prompt, every one from *state* (None: the zero state)."""
+        ...

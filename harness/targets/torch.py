@@ -1,4 +1,4 @@
-"""The reference as a target: every position, float64, the oracle of the suites."""
+"""The references as targets."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.targets.base import Output, StateArrays
-from reference.sequence import SequenceModel
+from harness.targets.base import Output, Score, StateArrays
+from reference.fast import Fast
 from reference.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.targets.base import Text
     from reference.checkpoint import Checkpoint
+    from reference.naive import Naive
 
 
-class TorchTarget:
-    """Plain torch on this machine's processor."""
+class ReferenceTarget:
+    """A reference model: every position, on this machine's processor or a CUDA device."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> None:
-        """Float64 by default: the rounding of the oracle must not blur a verdict."""
-        self._model = SequenceModel(checkpoint, dtype)
-        self._dtype = dtype
+    def __init__(self, model: Fast | Naive) -> None:
+        """Take a model; its dtype is that of the results."""
+        self._model = model
 
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
         """Logits of every position."""
-        before = None if state is None else State.from_arrays(state, self._dtype)
+        before = None if state is None else State.from_arrays(state, torch.float64)
         logits, after = self._model.forward(tokens, before)
         return Output(tuple(range(len(tokens))), logits.numpy(), after.arrays())
+
+
+class FastScorer:
+    """The fast reference, many texts at once."""
+
+    batch = 100
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, name: str) -> None:
+        """*name* is the target's."""
+        self._model = Fast(checkpoint, dtype)
+        self.identity = {"target": name, "torch": torch.__version__}
+        self.description = f"chunk-parallel reference, {str(dtype).removeprefix('torch.')}, {self._model.device}"
+
+    def score(self, texts: Sequence[Text], state: StateArrays | None = None) -> list[Score]:
+        """Score each text; see :class:`harness.targets.base.Scorer`."""
+        before = None if state is None else State.from_arrays(state, torch.float64)
+        return [Score(one.log_probs.numpy(), one.is_top.numpy()) for one in self._model.score(texts, before)]
