@@ -74,6 +74,18 @@ def test_ids_may_come_from_numpy(codec: Codec) -> None:
     assert codec.decode(np.array(codec.encode("one"), np.int64)) == "one"
 
 
+@every_text_codec
+def test_batches(codec: Codec) -> None:
+    """A batch is its texts, or bytes, one by one."""
+    texts = ["naïve 🦜", "", "two"]
+    batch = codec.encode_batch([texts[0].encode(), *texts[1:]])
+    assert batch == [codec.encode(text) for text in texts]
+    assert codec.decode_batch(batch) == texts
+    assert codec.decode_batch([codec.encode("one"), codec.encode(b"a\xf0\x9f\xa6")]) == ["one", "a\ufffd"]
+    with pytest.raises(UnicodeDecodeError):
+        codec.decode_batch([codec.encode(b"a\xf0\x9f\xa6")], errors="strict")
+
+
 @pytest.mark.parametrize(
     ("codec", "unknown"),
     [
@@ -98,6 +110,10 @@ def test_plain_ids_have_no_text() -> None:
         Codec.PLAIN.decode([1, 2, 3, 10])
     with pytest.raises(CodecError, match="codec 'ids' has no text"):
         Codec.PLAIN.decode_bytes([])
+    with pytest.raises(CodecError, match="codec 'ids' has no text"):
+        Codec.PLAIN.encode_batch(["123,"])
+    with pytest.raises(CodecError, match="codec 'ids' has no text"):
+        Codec.PLAIN.decode_batch([[1, 2, 3, 10]])
 
 
 def test_names() -> None:

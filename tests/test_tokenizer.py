@@ -1,7 +1,9 @@
 """The World tokenizer against the definition of the longest match and against two other implementations."""
 
 import contextlib
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +16,16 @@ from hypothesis import strategies as st
 from pyrwkv_tokenizer import RWKVTokenizer
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
-from tokenizer.world import LAST_ID, VOCABULARY_FILE, TokenizerError, WorldTokenizer, find_vocabulary, read_vocabulary
+from tokenizer.world import (
+    LAST_ID,
+    VOCABULARY_FILE,
+    TokenizerError,
+    WorldTokenizer,
+    _parse_line,
+    find_vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 SINGLE_BYTES = {byte + 1: bytes([byte]) for byte in range(256)}
@@ -100,14 +111,17 @@ def test_text_is_encoded_as_utf8(world: WorldTokenizer) -> None:
     assert world.decode(world.encode(text), errors="strict") == text
 
 
-def test_every_entry_is_its_own_encoding(world: WorldTokenizer, rust: RWKVTokenizer) -> None:
-    """Each entry of the vocabulary encodes to its id alone, and so it does in the other implementation."""
+def test_every_entry_is_its_own_encoding(world: WorldTokenizer, rust: RWKVTokenizer, trie: TRIE_TOKENIZER) -> None:
+    """Each entry of the vocabulary encodes to its id alone, and so it does in the other implementations."""
     wrong = []
     for token in range(1, LAST_ID + 1):
         entry = world.vocabulary[token]
-        theirs = [token]
-        with contextlib.suppress(UnicodeDecodeError):  # part of a character: no text to give to the other one
-            theirs = rust.encode(entry.decode())
+        theirs = trie.encodeBytes(entry)
+        with contextlib.suppress(UnicodeDecodeError):  # part of a character, and pyrwkv-tokenizer takes only text
+            text = entry.decode()
+            theirs = rust.encode(text)
+            if rust.decode([token]) != text:
+                wrong.append(token)
         if not (world.encode_bytes(entry) == theirs == [token] and world.decode_bytes([token]) == entry):
             wrong.append(token)
     assert wrong == []
@@ -121,6 +135,8 @@ def test_lambada(world: WorldTokenizer, rust: RWKVTokenizer, shared_data: Path) 
     ids = [world.encode(text) for text in texts]
     assert ids == [rust.encode(text) for text in texts]
     assert [world.decode(i, errors="strict") for i in ids] == texts
+    assert world.encode_batch(texts) == rust.encode_batch(texts) == ids
+    assert world.decode_batch(ids, errors="strict") == texts
 
 
 def test_lambada_sample_in_the_package_rwkv(world: WorldTokenizer, trie: TRIE_TOKENIZER, shared_data: Path) -> None:
@@ -141,11 +157,16 @@ def test_random_unicode(world: WorldTokenizer, rust: RWKVTokenizer, trie: TRIE_T
 
 @given(data=st.binary(max_size=200))
 @many_examples
-def test_random_bytes(world: WorldTokenizer, trie: TRIE_TOKENIZER, data: bytes) -> None:
-    """Any bytes have the ids that BlinkDL's tokenizer gives them, and come back."""
+def test_random_bytes(world: WorldTokenizer, rust: RWKVTokenizer, trie: TRIE_TOKENIZER, data: bytes) -> None:
+    """Any bytes have the ids that BlinkDL's tokenizer gives them, and come back.
+
+    pyrwkv-tokenizer takes only text: it gives the same ids for what the bytes show as text.
+    """
     ids = world.encode_bytes(data)
     assert ids == trie.encodeBytes(data)
     assert world.decode_bytes(ids) == data
+    text = world.decode(ids)
+    assert world.encode(text) == rust.encode(text)
 
 
 @given(ids=any_ids)
@@ -198,6 +219,35 @@ def test_ids_may_come_from_numpy_or_an_iterator(world: WorldTokenizer) -> None:
     assert world.decode(iter(ids)) == "User: Hello!"
 
 
+def test_batches(world: WorldTokenizer) -> None:
+    """A batch is its texts, one by one, of any length and from any iterable; ids may be rows of an array."""
+    texts = ["User: Hello!", "", "naïve 🦜"]
+    batch = world.encode_batch(iter(texts))
+    assert batch == [world.encode(text) for text in texts]
+    assert world.decode_batch(iter(batch)) == texts
+    assert world.decode_batch(np.array([[0, 0, 98], [98, 99, 100]])) == ["a", "abc"]
+    assert world.encode_batch([]) == world.decode_batch([]) == []
+
+
+def test_errors_in_a_batch(world: WorldTokenizer) -> None:
+    """A batch with one bad text fails as that text does; halves of characters show or fail, as asked."""
+    with pytest.raises(UnicodeEncodeError):
+        world.encode_batch(["a", "a\ud800"])
+    with pytest.raises(TokenizerError, match="id 65530 stands at position 0 of 1"):
+        world.decode_batch([[98], [65_530]])
+    assert world.decode_batch([[98], [167]]) == ["a", "\ufffd"]
+    with pytest.raises(UnicodeDecodeError):
+        world.decode_batch([[98], [167]], errors="strict")
+
+
+def test_copies(world: WorldTokenizer) -> None:
+    """A tokenizer can go to another process, or be copied, and stays the same."""
+    text = "User: naïve café 🦜"
+    for other in (pickle.loads(pickle.dumps(world)), copy.deepcopy(world)):  # noqa: S301 - our own bytes
+        assert other.vocabulary == world.vocabulary
+        assert other.encode(text) == world.encode(text)
+
+
 def test_part_of_a_character(world: WorldTokenizer) -> None:
     """Ids that end inside a character show U+FFFD, or fail where that is asked for."""
     ids = world.encode("a🦜")[:-1]
@@ -245,6 +295,24 @@ def test_load_from_a_path(world: WorldTokenizer, vocabulary_lines: list[bytes], 
     path = tmp_path / VOCABULARY_FILE
     path.write_bytes(b"\n".join(vocabulary_lines))
     assert WorldTokenizer.load(path).vocabulary == world.vocabulary
+
+
+def test_written_vocabulary(world: WorldTokenizer, vocabulary_lines: list[bytes], tmp_path: Path) -> None:
+    """A vocabulary that is written has the lines of the package's file."""
+    path = tmp_path / VOCABULARY_FILE
+    write_vocabulary(path, world.vocabulary)
+    assert read_vocabulary(path) == read_vocabulary(find_vocabulary())
+    assert len(path.read_bytes().splitlines()) == len(vocabulary_lines)
+
+
+@given(entries=st.sets(st.binary(min_size=2) | st.text(min_size=1).map(str.encode)))
+@settings(max_examples=200, deadline=None)
+def test_any_entry_can_be_written(tmp_path_factory: pytest.TempPathFactory, entries: set[bytes]) -> None:
+    """Whatever bytes an entry has, quotes and line ends included, its line is one line and reads the same."""
+    path = tmp_path_factory.mktemp("vocabulary") / VOCABULARY_FILE
+    vocabulary = dict(enumerate(entries, start=1))
+    write_vocabulary(path, {0: b"", **vocabulary})
+    assert dict(_parse_line(line) for line in path.read_bytes().splitlines()) == vocabulary
 
 
 @pytest.mark.parametrize(

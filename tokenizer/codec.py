@@ -89,6 +89,14 @@ class Codec(Enum):
             case Codec.PLAIN:
                 raise _no_text()
 
+    def encode_batch(self, texts: Iterable[str | bytes]) -> list[list[int]]:
+        """Return the ids of each text, unpadded. Raises as `encode` does."""
+        return [self.encode(text) for text in texts]
+
+    def decode_batch(self, batch: Iterable[Iterable[int]], errors: Errors = "replace") -> list[str]:
+        """Return the text of each list of ids. Raises as `decode` does."""
+        return [self.decode(ids, errors) for ids in batch]
+
 
 def check(codec: Codec, n_vocab: int) -> None:
     """Raise CodecError where *codec* does not fit a checkpoint of *n_vocab* ids, naming the codecs that do."""

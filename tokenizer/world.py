@@ -95,6 +95,18 @@ class WorldTokenizer:
         """
         return join_entries(self.vocabulary, ids)
 
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of each text, unpadded. Raises as `encode` does."""
+        return [self.encode(text) for text in texts]
+
+    def decode_batch(self, batch: Iterable[Iterable[int]], errors: Errors = "replace") -> list[str]:
+        """Return the text of each list of ids. Raises as `decode` does."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[int, bytes]]]:
+        """Copy and pickle by the vocabulary alone: the tree is larger, and deeper than pickle likes."""
+        return type(self), ({token: entry for token, entry in self.vocabulary.items() if token != END_OF_TEXT},)
+
 
 def join_entries(vocabulary: Mapping[int, bytes], ids: Iterable[int]) -> bytes:
     """Return the bytes of *ids*, one after the other. Raises TokenizerError where one is not in *vocabulary*."""
@@ -146,6 +158,20 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     if len(vocabulary) != LAST_ID:
         raise _unusable(path, len(vocabulary), f"the file ends here, expected {LAST_ID} entries")
     return vocabulary
+
+
+def write_vocabulary(path: Path, vocabulary: Mapping[int, bytes]) -> None:
+    """Write *vocabulary* in the form that `read_vocabulary` reads; id 0 has no line."""
+    lines = []
+    for token, entry in sorted(vocabulary.items()):
+        if token == END_OF_TEXT:
+            continue
+        try:
+            literal = repr(entry.decode())
+        except UnicodeDecodeError:
+            literal = repr(entry)
+        lines.append(f"{token} {literal} {len(entry)}\r\n".encode())
+    path.write_bytes(b"".join(lines))
 
 
 def _unusable(path: Path, number: int, problem: str) -> TokenizerError:
