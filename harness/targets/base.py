@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from harness.metrics import log_softmax
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,6 +54,12 @@ class Score:
 
     log_probs: np.ndarray
     is_top: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray, continuation: Sequence[int]) -> Score:
+        """Judge *continuation* by the logits ``[n, V]`` of the n positions before its tokens."""
+        rows, tokens = np.arange(len(continuation)), np.asarray(continuation)
+        return cls(log_softmax(logits)[rows, tokens], logits.argmax(axis=-1) == tokens)
 
 
 class Scorer(Protocol):

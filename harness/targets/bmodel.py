@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.targets.base import Output, StateArrays
+from harness.targets.base import Output, Score, StateArrays
 from runtime.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.targets.base import Text
     from runtime.engine import Engine
 
 
@@ -42,6 +44,31 @@ class BmodelTarget:
                 first = start if self.net.every_position else start + T - 1
                 positions += range(first, start + T)
             return Output(tuple(positions), np.concatenate(rows), get_state(session))
+
+
+@dataclass(frozen=True, slots=True)
+class BmodelScorer:
+    """A whole model on an open engine: prompts through the longest prefill nets that fit, the rest through decode.
+
+    Attributes:
+        engine: with a decode net and any number of prefill nets loaded.
+    """
+
+    engine: Engine
+    identity: dict[str, str]
+    description: str
+    batch: int = 1
+
+    def score(self, texts: Sequence[Text], state: StateArrays | None = None) -> list[Score]:
+        """Score each text in a session of its own; see :class:`harness.targets.base.Scorer`."""
+        scores = []
+        for prompt, continuation in texts:
+            with Session(self.engine) as session:
+                if state is not None:
+                    set_state(self.engine, session, state)
+                rows = [session.feed(prompt), *(session.feed([token]) for token in continuation[:-1])]
+            scores.append(Score.of(np.stack(rows), continuation))
+        return scores
 
 
 def set_state(engine: Engine, session: Session, state: StateArrays) -> None:

@@ -4,25 +4,73 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from harness.metrics import log_softmax
+from compile.compiler import Job, compile_graph
+from compile.flags import needed_flags
+from compile.identity import hash_graph_source
+from compile.release import DEFAULT_RELEASE
+from compile.spec import GraphKind, GraphSpec, Quantization
+from compile.toolchain import find
+from harness.cases import VARIANTS
+from harness.device.board import find_board
+from harness.paths import cache_folder
 from harness.targets.base import Score
+from harness.targets.bmodel import BmodelScorer
+from harness.targets.ort import OnnxRuntime
+from harness.targets.rwkv_package import RwkvPackage
 from harness.targets.torch import FastScorer, ReferenceTarget
+from reference.emulated import Emulated
+from reference.fast import Fast
 from reference.naive import Naive
+from reference.precision import Precision
+from runtime.engine import Engine
+from runtime.libraries import Libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from harness.checkpoints import Model
     from harness.targets.base import Scorer, StateArrays, Target, Text
 
+CMODEL = "cmodel"
+EMULATED = {f"emulated-{precision.value.lower()}": precision for precision in Precision}
+
+DESCRIPTIONS = {
+    "naive": "the recurrence as written, float64: the truth",
+    "torch": "the chunk-parallel reference, float32",
+    "torch-bf16": "the same with matrix products in bfloat16",
+    **{name: f"the reference with the rounding of {precision.value}" for name, precision in EMULATED.items()},
+    "rwkv": "the PyPI package rwkv, float32",
+    "ort": "the exported graphs on ONNX Runtime, float32",
+    CMODEL: "bmodels on the BM1684X simulator",
+    "N": "bmodels on board number N",
+}
+"""Every target that scores texts, by name."""
+
 
 class ScorerError(ValueError):
     """A target that does not exist or cannot be had; says which can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """How the graphs of a target are made, where it has graphs.
+
+    Attributes:
+        quantization: of the bmodels.
+        chunk_lengths: tokens a call of the prefill graphs; decode is always there.
+        variant: how the model is written as a graph.
+        toolchain: TPU-MLIR release.
+    """
+
+    quantization: Quantization = Quantization.F16
+    chunk_lengths: tuple[int, ...] = (32,)
+    variant: str = "chunk"
+    toolchain: str = DEFAULT_RELEASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +86,80 @@ class EveryPosition:
         """Score each text; see :class:`harness.targets.base.Scorer`."""
         scores = []
         for prompt, continuation in texts:
-            logits = self.target.run([*prompt, *continuation[:-1]], state).logits[-len(continuation) :]
-            scores.append(judge(logits, continuation))
+            logits = self.target.run([*prompt, *continuation[:-1]], state).logits
+            scores.append(Score.of(logits[-len(continuation) :], continuation))
         return scores
 
 
-def judge(logits: np.ndarray, continuation: Sequence[int]) -> Score:
-    """Score tokens against the logits ``[n, V]`` of the positions before them."""
-    rows = np.arange(len(continuation))
-    return Score(log_softmax(logits)[rows, list(continuation)], logits.argmax(axis=-1) == np.asarray(continuation))
-
-
 @contextmanager
-def open_scorer(name: str, model: Model) -> Generator[Scorer]:
-    """Open the target of that name for a checkpoint.
+def open_scorer(
+    name: str, model: Model, compiled: Compiled = Compiled(), *, say: Callable[[str], None] = lambda _: None
+) -> Generator[Scorer]:
+    """Open the target of that name for a checkpoint; *say* receives lines of progress of a compile.
 
     Raises:
         ScorerError: there is no such target.
+        ToolchainError, CompileError, NoBoardError, RuntimeFault: a target that cannot be had.
     """
+    what = DESCRIPTIONS.get(name, "")
+    checkpoint = model.checkpoint
+    ours = {"target": name, "torch": torch.__version__}
     if name == "naive":
-        yield EveryPosition(ReferenceTarget(Naive(model.checkpoint)), {"target": name}, "naive recurrence, float64")
+        yield EveryPosition(ReferenceTarget(Naive(checkpoint)), ours, what)
     elif name == "torch":
-        yield FastScorer(model.checkpoint, torch.float32, name)
+        yield FastScorer(Fast(checkpoint), ours, what)
+    elif name == "torch-bf16":
+        yield FastScorer(Fast(checkpoint, torch.bfloat16), ours, what)
+    elif name in EMULATED:
+        yield FastScorer(Emulated(checkpoint, EMULATED[name]), ours, what)
+    elif name == "rwkv":
+        with RwkvPackage(checkpoint) as package:
+            yield EveryPosition(package, ours | {"rwkv": version("rwkv")}, what)
+    elif name == "ort":
+        variant = VARIANTS[compiled.variant]
+        identity = {"target": name, "onnxruntime": version("onnxruntime"), "graphs": hash_graph_source(variant)}
+        identity["chunk_lengths"] = _listed(compiled)
+        yield EveryPosition(OnnxRuntime(model.arrays, variant, compiled.chunk_lengths), identity, what)
+    elif name == CMODEL or name.isdecimal():
+        with _open_bmodels(name, model, compiled, say) as scorer:
+            yield scorer
     else:
-        raise ScorerError(f"no target {name!r}; there are naive, torch")
+        raise ScorerError(f"no target {name!r}; there are {', '.join(DESCRIPTIONS)}")
+
+
+@contextmanager
+def _open_bmodels(name: str, model: Model, compiled: Compiled, say: Callable[[str], None]) -> Generator[BmodelScorer]:
+    toolchain = find(compiled.toolchain, cache_folder())
+    libraries = Libraries.cmodel(toolchain.libraries) if name == CMODEL else find_board(int(name))
+    specs = [GraphSpec(kind=GraphKind.PREFILL, T=T) for T in compiled.chunk_lengths]
+    bmodels = [
+        compile_graph(
+            Job(
+                arrays=model.arrays,
+                arrays_sha256=model.arrays_sha256,
+                variant=VARIANTS[compiled.variant],
+                spec=spec,
+                quantization=compiled.quantization,
+                flags=needed_flags(model.arrays),
+                toolchain=toolchain,
+            ),
+            cache_folder(),
+            say=say,
+        )
+        for spec in [GraphSpec(kind=GraphKind.DECODE), *specs]
+    ]
+    where = "BM1684X simulator" if name == CMODEL else f"BM1684X board {name}"
+    description = (
+        f"{where}, {compiled.quantization.value}, prefill {_listed(compiled) or 'by decode'}, "
+        f"TPU-MLIR {toolchain.compiler_commit}"
+    )
+    with Engine.open(
+        libraries, [bmodel.path for bmodel in bmodels], device=0 if name == CMODEL else int(name)
+    ) as engine:
+        identity = {"target": name, "bmodels": ",".join(sorted(bmodel.result.bmodel_sha256 for bmodel in bmodels))}
+        identity |= {file.path.rpartition("/")[2]: file.sha256 for file in engine.versions.libraries}
+        yield BmodelScorer(engine, identity, description)
+
+
+def _listed(compiled: Compiled) -> str:
+    return ", ".join(map(str, sorted(compiled.chunk_lengths)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.targets.base import Output, Score, StateArrays
-from reference.fast import Fast
 from reference.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.targets.base import Text
-    from reference.checkpoint import Checkpoint
+    from reference.fast import Fast
     from reference.naive import Naive
 
 
@@ -32,18 +32,16 @@ class ReferenceTarget:
         return Output(tuple(range(len(tokens))), logits.numpy(), after.arrays())
 
 
+@dataclass(frozen=True, slots=True)
 class FastScorer:
-    """The fast reference, many texts at once."""
+    """A batched reference: many texts at once."""
 
-    batch = 100
-
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, name: str) -> None:
-        """*name* is the target's."""
-        self._model = Fast(checkpoint, dtype)
-        self.identity = {"target": name, "torch": torch.__version__}
-        self.description = f"chunk-parallel reference, {str(dtype).removeprefix('torch.')}, {self._model.device}"
+    model: Fast
+    identity: dict[str, str]
+    description: str
+    batch: int = 100
 
     def score(self, texts: Sequence[Text], state: StateArrays | None = None) -> list[Score]:
         """Score each text; see :class:`harness.targets.base.Scorer`."""
         before = None if state is None else State.from_arrays(state, torch.float64)
-        return [Score(one.log_probs.numpy(), one.is_top.numpy()) for one in self._model.score(texts, before)]
+        return [Score(one.log_probs.numpy(), one.is_top.numpy()) for one in self.model.score(texts, before)]

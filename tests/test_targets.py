@@ -1,0 +1,144 @@
+"""Every engine that can be chosen by name: against the naive recurrence, from a state that is not zero."""
+
+import numpy as np
+import pytest
+import torch
+
+from compile.graphs.model import Rwkv7
+from harness.checkpoints import Model
+from harness.metrics import logits_distance, state_nmse
+from harness.targets.base import Score
+from harness.targets.ort import OnnxRuntime
+from harness.targets.rwkv_package import RwkvPackage, RwkvPackageError
+from harness.targets.scorers import CMODEL, DESCRIPTIONS, EMULATED, ScorerError, open_scorer
+from harness.targets.torch import ReferenceTarget
+from reference.emulated import Emulated
+from reference.fast import Fast
+from reference.naive import Naive
+from reference.shape import LoraRanks, ModelShape
+from reference.state import State
+from reference.synthetic import synthetic
+from tokenizer.codec import Codec
+
+SHAPE = ModelShape(
+    n_layer=2, n_embd=128, head_size=64, n_ffn=256, n_vocab=97, ranks=LoraRanks(decay=8, rate=8, value=8, gate=16)
+)
+TOKENS = [5, 96, 0, 0, 17, 42, 42, 8, 1, 33, 60, 2, 2, 2, 7, 9, 11, 80, 3]
+TEXTS = [(TOKENS[:7], TOKENS[7:10]), (TOKENS[:1], TOKENS[1:2]), (TOKENS[:18], TOKENS[18:])]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model small enough for everything."""
+    return Model(synthetic(SHAPE), Codec.PLAIN, None)
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state that is not zero."""
+    return State.random(SHAPE, 1, torch.float32).arrays()
+
+
+@pytest.fixture(scope="module")
+def want(model, state):
+    """What the naive recurrence says."""
+    return ReferenceTarget(Naive(model.checkpoint)).run(TOKENS, state)
+
+
+@pytest.fixture(scope="module")
+def package(model):
+    """The package rwkv, loaded once."""
+    with RwkvPackage(model.checkpoint) as package:
+        yield package
+
+
+def agrees(got, want, tolerance):
+    """Every position and every state tensor, relative to the largest number."""
+    assert got.positions == want.positions
+    assert abs(got.logits - want.logits).max() <= tolerance * abs(want.logits).max()
+    for got_array, want_array in zip(got.state, want.state, strict=True):
+        assert got_array.shape == want_array.shape
+        assert abs(got_array - want_array).max() <= tolerance * max(1.0, abs(want_array).max())
+
+
+def test_fast(model, state, want):
+    """The fast reference is the naive one, in both of its exact dtypes."""
+    agrees(ReferenceTarget(Fast(model.checkpoint, torch.float64)).run(TOKENS, state), want, 1e-6)  # states: float32
+    agrees(ReferenceTarget(Fast(model.checkpoint)).run(TOKENS, state), want, 2e-5)
+
+
+def test_package(package, state, want):
+    """The package rwkv: a third opinion, by another author, through its sequence path."""
+    agrees(package.run(TOKENS, state), want, 2e-5)
+
+
+def test_package_token_by_token(package, state, want):
+    """The package's decode path, with its state handed out and in again at each token; what was given is unchanged."""
+    given = [array.copy() for array in state]
+    rows, current = [], given
+    for token in TOKENS:
+        output = package.run([token], current)
+        rows.append(output.logits)
+        current = output.state
+    assert abs(np.concatenate(rows) - want.logits).max() <= 2e-5 * abs(want.logits).max()
+    assert all(np.array_equal(a, b) for a, b in zip(given, state, strict=True))
+
+
+def test_package_failures(model):
+    """An error inside the package is told; so is its sudden death; closing twice is harmless."""
+    package = RwkvPackage(model.checkpoint)
+    with pytest.raises(RwkvPackageError, match="out of range"):
+        package.run([SHAPE.n_vocab])
+    package.close()
+    package.close()
+    package = RwkvPackage(model.checkpoint)
+    package._process.kill()
+    with pytest.raises(RwkvPackageError, match="status -9"):
+        package.run([1])
+    package.close()
+
+
+@pytest.mark.parametrize("chunk_lengths", [(), (4,), (16, 4)])
+def test_onnx_runtime(model, state, want, chunk_lengths):
+    """The exported graphs, whatever the chunks that the tokens are cut into."""
+    agrees(OnnxRuntime(model.arrays, Rwkv7, chunk_lengths).run(TOKENS, state), want, 2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(DESCRIPTIONS) - {CMODEL, "N"}))
+def test_scorers_by_name(model, state, name):
+    """Each scores texts as the naive recurrence does, within its precision."""
+    with open_scorer("naive", model) as naive:
+        want = naive.score(TEXTS, state)
+    with open_scorer(name, model) as scorer:
+        got = scorer.score(TEXTS, state)
+        assert scorer.identity["target"] == name
+    within = {"torch-bf16": 0.2, "emulated-bf16": 0.2, "emulated-w8f16": 0.2, "emulated-w4f16": 2.0}.get(name, 0.01)
+    for got_score, want_score in zip(got, want, strict=True):
+        assert abs(got_score.log_probs - want_score.log_probs).max() <= within
+        if name in {"torch", "rwkv", "ort"}:
+            assert abs(got_score.log_probs - want_score.log_probs).max() <= 1e-4
+            assert np.array_equal(got_score.is_top, want_score.is_top)
+
+
+def test_score_is_of_the_continuation():
+    """By hand: two positions, two tokens, natural logarithms."""
+    score = Score.of(np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])), [1, 2])
+    assert score.log_probs == pytest.approx([np.log(0.25), np.log(0.7)])
+    assert score.is_top.tolist() == [False, True]
+
+
+def test_unknown_name(model):
+    """A name that is none lists those that are."""
+    with pytest.raises(ScorerError, match=r"no target 'gpu'.*naive, torch"), open_scorer("gpu", model):
+        pass
+
+
+def test_emulated_precisions_are_ordered(model, state, want):
+    """The coarser the format, the further from the truth; each is on its own order of magnitude."""
+    kl = {}
+    for name, precision in EMULATED.items():
+        got = ReferenceTarget(Emulated(model.checkpoint, precision)).run(TOKENS, state)
+        kl[name] = logits_distance(want.logits, got.logits, near_tie_nats=0.0).kl_mean_nats
+        assert max(state_nmse(want.state, got.state).values()) < 0.1
+    assert kl["emulated-f16"] < 1e-4 < kl["emulated-bf16"] < kl["emulated-w4f16"]
+    assert kl["emulated-f16"] < kl["emulated-w8f16"] < kl["emulated-w4f16"]
