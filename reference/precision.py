@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = 64
-"""Inputs that share a scale in a 4-bit matrix."""
+"""Inputs of a matrix that share a step and a zero point in the W formats."""
 
 
 class Precision(Enum):
@@ -24,10 +24,10 @@ class Precision(Enum):
     """The upper half of IEEE 754 binary32 throughout."""
 
     W8F16 = "W8F16"
-    """Matrices in 8 bits with a scale for each output; the rest F16."""
+    """Matrices in 8 bits, with a step and a zero point for each output and 64 inputs; the rest F16."""
 
     W4F16 = "W4F16"
-    """Matrices in 4 bits with scale and zero point for each output and group of 64 inputs; the rest F16."""
+    """The same in 4 bits."""
 
     def keep(self, x: Tensor) -> Tensor:
         """Round a float32 tensor as a stored activation is, to nearest, ties to even; beyond the range is infinity."""
@@ -35,32 +35,24 @@ class Precision(Enum):
 
     def keep_matrix(self, W: Tensor) -> Tensor:
         """Round a constant matrix W ``[in, out]`` of ``x W``, float32, and give back what it then stands for."""
-        if self is Precision.W8F16:
-            W = int8(W)
-        elif self is Precision.W4F16 and len(W) % GROUP == 0:
-            W = int4(W)  # a matrix that the groups do not divide stays F16
-        return self.keep(W)
+        bits = {Precision.W8F16: 8, Precision.W4F16: 4}.get(self)
+        # A matrix that the groups do not divide stays F16.
+        return self.keep(coded(W, bits) if bits and len(W) % GROUP == 0 else W)
 
 
-def int8(W: Tensor) -> Tensor:
-    """What a symmetric 8-bit code keeps of W ``[in, out]``: ``q s``, q in -127 to 127, ``s = max |w| / 127``.
+def coded(W: Tensor, bits: int) -> Tensor:
+    """What an asymmetric code of some bits keeps of W ``[in, out]``: ``(q - z) s`` with whole q and z.
 
-    The scale s is one for each output, stored in F16.
+    With L = 2^bits - 1, each output and 64 consecutive inputs share a step ``s = (max - min) / L`` and a zero point
+    ``z = round(-min / s)``, their range widened to contain 0. The code is ``q = round(w / s) + z``, kept in 0 to L;
+    what is stored of s, and multiplied with, is F16.
     """
-    scale = (W.abs().amax(dim=0, keepdim=True) / 127).half().float()
-    return torch.where(scale > 0, (W / scale).round().clamp(-127, 127) * scale, 0.0)
-
-
-def int4(W: Tensor) -> Tensor:
-    """What an asymmetric 4-bit code keeps of W ``[in, out]``: ``(q - z) s``, q and z in 0 to 15.
-
-    Scale ``s = (max - min) / 15`` and zero point ``z = -min / s``, rounded, are those of an output and 64 consecutive
-    inputs, the range widened to contain 0; s is stored in F16.
-    """
+    levels = 2**bits - 1
     groups = W.reshape(-1, GROUP, W.shape[1])
     low = groups.amin(dim=1, keepdim=True).clamp(max=0)
     high = groups.amax(dim=1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / 15).half().float()
-    zero = torch.where(scale > 0, (-low / scale).round().clamp(0, 15), 0.0)
-    codes = (groups / scale + zero).round().clamp(0, 15)
-    return torch.where(scale > 0, (codes - zero) * scale, 0.0).reshape(W.shape)
+    step = (high - low) / levels
+    zero = (-low / step).round()
+    codes = ((groups / step).round() + zero).clamp(0, levels)
+    kept = (codes - zero) * step.half().float()
+    return torch.where(step > 0, kept, 0.0).reshape(W.shape)

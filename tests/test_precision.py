@@ -6,9 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compile.spec import Quantization
+from harness.checkpoints import open_model
+from harness.metrics import logits_distance, state_nmse
+from harness.prompts import prompt
+from harness.targets.bmodel import BmodelTarget
+from harness.targets.scorers import CMODEL, Compiled, open_scorer
+from harness.targets.torch import ReferenceTarget
 from reference.emulated import Emulated
 from reference.fast import Fast
-from reference.precision import GROUP, Precision, int4, int8
+from reference.precision import GROUP, Precision, coded
 from reference.shape import LoraRanks, ModelShape
 from reference.synthetic import synthetic
 
@@ -39,45 +46,47 @@ def test_bf16_by_definition(given, kept):
     assert float(Precision.BF16.keep(torch.tensor(given))) == pytest.approx(kept, rel=1e-2 if given < 1e-38 else 2e-5)
 
 
-def test_int8_by_hand():
-    """One scale an output: 1.27 gives steps of 0.01, 2.54 of 0.02; both scales as F16 holds them."""
-    W = torch.tensor([[1.27, 2.54], [0.014, 0.014], [-0.006, -0.031]])
-    step = float(np.float16(0.01)), float(np.float16(0.02))
-    want = [[127 * step[0], 127 * step[1]], [1 * step[0], 1 * step[1]], [-1 * step[0], -2 * step[1]]]
-    torch.testing.assert_close(int8(W), torch.tensor(want))
-
-
-def test_int4_by_hand():
+def test_four_bits_by_hand():
     """A group from -0.5 to 1 has steps of 0.1 and its zero at code 5; another group of the same output its own."""
     group = torch.zeros(GROUP)
     group[:4] = torch.tensor([-0.5, 1.0, 0.26, 0.04])
     other = torch.full((GROUP,), 3.0)
-    kept = int4(torch.cat([group, other])[:, None])[:, 0]
+    kept = coded(torch.cat([group, other])[:, None], 4)[:, 0]
     step = float(np.float16(0.1))
     torch.testing.assert_close(kept[:4], torch.tensor([-5 * step, 10 * step, 3 * step, 0.0]))
     assert torch.equal(kept[4:GROUP], torch.zeros(GROUP - 4))
     torch.testing.assert_close(kept[GROUP:], torch.full((GROUP,), 15 * float(np.float16(0.2))))
 
 
-def test_zero_matrices():
-    """All zeros stay zeros: no scale is divided by."""
+def test_eight_bits_by_hand():
+    """From -1.27 to 1.28 steps are 0.01 and zero is code 127; each output has its own."""
+    W = torch.zeros(GROUP, 2)
+    W[:4, 0] = torch.tensor([-1.27, 1.28, 0.014, -0.006])
+    W[:4, 1] = torch.tensor([0.0, 5.1, 0.029, 0.031])
+    small, large = float(np.float16(0.01)), float(np.float16(0.02))
+    want = [[-127 * small, 0.0], [128 * small, 255 * large], [1 * small, 1 * large], [-1 * small, 2 * large]]
+    torch.testing.assert_close(coded(W, 8)[:4], torch.tensor(want))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_matrices(bits):
+    """All zeros stay zeros: nothing is divided by a step of 0."""
     zeros = torch.zeros(GROUP, 3)
-    assert torch.equal(int8(zeros), zeros)
-    assert torch.equal(int4(zeros), zeros)
+    assert torch.equal(coded(zeros, bits), zeros)
 
 
-@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(1e-3, 1e2))
-def test_codes_are_within_half_a_step(seed, spread):
-    """No weight moves by more than half a step of its scale, give or take the rounding of the scale to F16."""
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(1e-3, 1e2), bits=st.sampled_from([4, 8]))
+def test_codes_are_within_a_step(seed, spread, bits):
+    """Few values a group, and none further off than a step: half for the code, half for the zero point."""
     W = torch.randn(2 * GROUP, 5, generator=torch.Generator().manual_seed(seed)) * spread
-    step8 = W.abs().amax(dim=0) / 127
-    assert bool(((int8(W) - W).abs() <= 0.5 * step8 + W.abs() * 2**-10 + 1e-7 * 127).all())
+    kept = coded(W, bits)
     groups = W.view(2, GROUP, 5)
-    step4 = (groups.amax(dim=1) - groups.amin(dim=1)) / 15
-    error = (int4(W) - W).abs().view(2, GROUP, 5)
-    assert bool((error <= 1.01 * step4[:, None] + groups.abs() * 2**-9).all())
-    assert len(int8(W)[:, 0].unique()) <= 255
-    assert len(int4(W)[:GROUP, 0].unique()) <= 16
+    step = (groups.amax(dim=1, keepdim=True).clamp(min=0) - groups.amin(dim=1, keepdim=True).clamp(max=0)) / (
+        2**bits - 1
+    )
+    error = (kept - W).abs().view(2, GROUP, 5)
+    assert bool((error <= 1.01 * step + groups.abs() * 2**-10).all())
+    assert max(len(kept[:GROUP, out].unique()) for out in range(5)) <= 2**bits
 
 
 def test_a_matrix_that_groups_do_not_divide_stays_f16():
@@ -117,6 +126,23 @@ def test_emulated_activations_are_of_the_format():
     again, _ = model.forward([20], state)
     whole, _ = model.forward(list(range(21)))
     torch.testing.assert_close(again[-1], whole[-1], rtol=0, atol=0.02 * float(whole.abs().max()))
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("precision", [Precision.W8F16, Precision.W4F16])
+def test_compiled_formats_are_the_emulated_ones(toolchain, precision):
+    """A quantised bmodel on the simulator is as far from the emulation of its format as F16 is from the reference."""
+    model = open_model(None)
+    tokens = prompt(model, 12)
+    emulated = ReferenceTarget(Emulated(model.checkpoint, precision)).run(tokens)
+    exact = ReferenceTarget(Fast(model.checkpoint)).run(tokens)
+    compiled = Compiled(quantization=Quantization(precision.value), chunk_lengths=(), toolchain=toolchain.version)
+    with open_scorer(CMODEL, model, compiled) as scorer:
+        got = BmodelTarget(scorer.engine, "decode").run(tokens)
+    distance = logits_distance(emulated.logits, got.logits, near_tie_nats=0.01)
+    assert distance.kl_mean_nats <= 1e-4
+    assert max(state_nmse(emulated.state, got.state).values()) <= 2e-5
+    assert logits_distance(exact.logits, got.logits, near_tie_nats=0.01).kl_mean_nats > 2e-4
 
 
 def test_emulation_ends_with_the_call():

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from compile.graphs.model import Rwkv7
-from harness.checkpoints import Model
+from harness.checkpoints import Model, open_model
 from harness.metrics import logits_distance, state_nmse
+from harness.prompts import prompt
 from harness.targets.base import Score
 from harness.targets.ort import OnnxRuntime
 from harness.targets.rwkv_package import RwkvPackage, RwkvPackageError
-from harness.targets.scorers import CMODEL, DESCRIPTIONS, EMULATED, ScorerError, open_scorer
+from harness.targets.scorers import CMODEL, DESCRIPTIONS, EMULATED, Compiled, ScorerError, open_scorer
 from harness.targets.torch import ReferenceTarget
 from reference.emulated import Emulated
 from reference.fast import Fast
@@ -142,3 +143,20 @@ def test_emulated_precisions_are_ordered(model, state, want):
         assert max(state_nmse(want.state, got.state).values()) < 0.1
     assert kl["emulated-f16"] < 1e-4 < kl["emulated-bf16"] < kl["emulated-w4f16"]
     assert kl["emulated-f16"] < kl["emulated-w8f16"] < kl["emulated-w4f16"]
+
+
+@pytest.mark.toolchain
+def test_simulator(toolchain):
+    """Bmodels on the simulator: prompts through prefill and decode, from a state, within the rounding of F16."""
+    model = open_model(None)
+    state = State.random(model.checkpoint.shape, 1, torch.float32).arrays()
+    tokens = prompt(model, 40)
+    texts = [(tokens[:19], tokens[19:21]), (tokens[:3], tokens[3:4])]
+    with open_scorer("torch", model) as scorer:
+        want = scorer.score(texts, state)
+    with open_scorer(CMODEL, model, Compiled(chunk_lengths=(16,), toolchain=toolchain.version)) as scorer:
+        got = scorer.score(texts, state)
+        assert "simulator" in scorer.description
+        assert any("libbmrt" in key for key in scorer.identity), scorer.identity
+    for got_score, want_score in zip(got, want, strict=True):
+        assert abs(got_score.log_probs - want_score.log_probs).max() < 0.05
