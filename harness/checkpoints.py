@@ -61,7 +61,7 @@ class Model:
 
 
 def open_model(path: Path | None, codec: Codec | None = None) -> Model:
-    """Load a checkpoint file, or make the default synthetic one; bind it to its codec.
+    """Load a checkpoint, a file or a folder of any container, or make the default synthetic one; bind it to its codec.
 
     A file listed in ``suites/checkpoints.toml`` has the codec and the task given there; any other has no task, and,
     unless one is asked for, the codec that its vocabulary size suggests.
@@ -71,8 +71,18 @@ def open_model(path: Path | None, codec: Codec | None = None) -> Model:
         CodecError: the codec does not fit the vocabulary.
     """
     checkpoint = synthetic(DEFAULT_SHAPE) if path is None else load(path)
-    known = msgspec.toml.decode(KNOWN.read_bytes(), type=dict[str, _Known])
-    entry = next((entry for entry in known.values() if entry.sha256 == checkpoint.sha256), None)
-    codec = codec or (entry.codec if entry else codec_for(checkpoint.shape.n_vocab))
+    entry = _entry(checkpoint.sha256)
+    codec = codec or codec_of(checkpoint.sha256, checkpoint.shape.n_vocab)[0]
     check(codec, checkpoint.shape.n_vocab)
     return Model(checkpoint, codec, TASKS[entry.task] if entry and entry.task else None)
+
+
+def codec_of(sha256: str, n_vocab: int) -> tuple[Codec, bool]:
+    """A checkpoint's codec, and whether it is known for this very file rather than guessed by its vocabulary size."""
+    entry = _entry(sha256)
+    return (entry.codec, True) if entry else (codec_for(n_vocab), False)
+
+
+def _entry(sha256: str) -> _Known | None:
+    known = msgspec.toml.decode(KNOWN.read_bytes(), type=dict[str, _Known])
+    return next((entry for entry in known.values() if entry.sha256 == sha256), None)

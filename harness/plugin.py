@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--checkpoint",
         metavar="PATH",
         type=Path,
-        help="RWKV-7 checkpoint, .pth or ggmf (default: a small synthetic one)",
+        help="RWKV-7 checkpoint: .pth, .safetensors, ggmf or an exported folder (default: a small synthetic one)",
     )
     group.addoption(
         "--codec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 GROUP_NORM_EPS = 64e-5  # a constant of the releases' code, whatever the head size
 LAYER_NORM_EPS = 1e-5
 KEY_NORM_FLOOR = 1e-12
+
+_LAYER = re.compile(r"blocks\.([0-9]{1,9})\.")
 
 
 class CheckpointError(ValueError):
@@ -90,12 +93,11 @@ def shape_of(tensors: Mapping[str, Tensor], source: str) -> ModelShape:
             raise CheckpointError(f"{source}: {name} has shape {found}, but should have {rank} axes")
         return found[axis]
 
-    layers = {
-        int(name.split(".")[1]) for name in tensors if name.startswith("blocks.") and name.split(".")[1].isdigit()
-    }
-    n_layer = max(layers, default=-1) + 1
+    layers = {int(layer[1]) for name in tensors if (layer := _LAYER.match(name))}
+    n_layer = len(layers)
     if layers != set(range(n_layer)) or not layers:
-        raise CheckpointError(f"{source}: blocks {sorted(layers)} found, but should be 0, 1, 2, … without a gap")
+        some = ", ".join(map(str, sorted(layers)[:20])) + (", …" if n_layer > 20 else "")
+        raise CheckpointError(f"{source}: blocks {some or 'none'} found, but should be 0, 1, 2, … without a gap")
     shape = ModelShape(
         n_layer=n_layer,
         n_embd=size("emb.weight", 1),

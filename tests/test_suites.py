@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_none(tmp_path):
     (tmp_path / "m.pth").write_bytes(b"not a checkpoint")
     done, run = run_suites(tmp_path, "--checkpoint", "m.pth")
     assert done.returncode == 4
-    assert "m.pth: neither a ggmf file nor a .pth file" in done.stderr
+    assert "m.pth: begins as no checkpoint does" in done.stderr
     assert run is None
 
 

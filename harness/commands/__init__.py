@@ -1,0 +1,1 @@
+"""The subcommands of ``rwkv-tpu``, one file a subject."""
