@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harness.targets.rwkv_package import RwkvPackage
+from harness.targets.torch import ReferenceTarget
 from reference.checkpoint import Checkpoint, load
 from reference.fast import Fast
 from reference.naive import Naive
@@ -15,8 +18,24 @@ from reference.shape import LoraRanks, ModelShape
 from reference.state import State
 from reference.synthetic import synthetic
 
-MODELS = pytest.mark.parametrize("model", [Naive, Fast])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+MODELS = pytest.mark.parametrize("model", [Naive, Fast])
+
+
+@contextmanager
+def naive(checkpoint):
+    """The recurrence as written, in float64."""
+    yield ReferenceTarget(Naive(checkpoint))
+
+
+@contextmanager
+def fast(checkpoint):
+    """The chunk-parallel reference, in float32."""
+    yield ReferenceTarget(Fast(checkpoint))
+
+
+OPINIONS = pytest.mark.parametrize("opinion", [naive, fast, RwkvPackage])
+"""Two formulas by one author share misreadings: the package rwkv stands beside them."""
 
 
 def small(n_layer: int = 2, n_embd: int = 128, head_size: int = 64, seed: int = 0) -> Checkpoint:
@@ -37,50 +56,50 @@ def test_published_logits(shared_data, model, dtype):
     assert int(logits[-1].argmax()) == 32
 
 
-@MODELS
-def test_trained_task(shared_data, model):
+@OPINIONS
+def test_published_logits_by_three_opinions(shared_data, opinion):
+    """The same, all tokens at once and one by one."""
+    folder = shared_data / "tiny_rwkv7_834k"
+    expected = np.fromfile(folder / "expected-logits-7v0-834K.bin", "<f4")
+    with opinion(load(folder / "tiny-rwkv-7v0-834K-FP32.bin")) as target:
+        assert abs(target.run([34, 105, 110]).logits[-1] - expected).max() <= 1e-5
+        state = target.run([34]).state
+        state = target.run([105], state).state
+        assert abs(target.run([110], state).logits[-1] - expected).max() <= 1e-5
+
+
+@OPINIONS
+def test_trained_task(shared_data, opinion):
     """A trained checkpoint still does what it was trained for: reverse the digits."""
-    engine = model(load(shared_data / "reverse_l2_x070" / "reverse_x070_L2_D256_h64.pth"))
-    logits, state = engine.forward([3, 1, 4, 1, 5, 9, 2, 6, 10])
-    answer = []
-    while len(answer) < 9:
-        answer.append(int(logits[-1].argmax()))
-        logits, state = engine.forward([answer[-1]], state)
+    with opinion(load(shared_data / "reverse_l2_x070" / "reverse_x070_L2_D256_h64.pth")) as target:
+        output = target.run([3, 1, 4, 1, 5, 9, 2, 6, 10])
+        answer = []
+        while len(answer) < 9:
+            answer.append(int(output.logits[-1].argmax()))
+            output = target.run([answer[-1]], output.state)
     assert answer == [6, 2, 9, 5, 1, 4, 1, 3, 11]
 
 
-RWKV_PACKAGE = """
-import os, sys
-os.environ["RWKV_V7_ON"] = "1"
-os.environ["RWKV_JIT_ON"] = "0"
-import numpy, torch
-from rwkv.model import RWKV
-model = RWKV(model=sys.argv[1], strategy="cpu fp32")
-tokens = [int(token) for token in sys.argv[3].split(",")]
-prefill, _ = model.forward(list(tokens), None, full_output=True)
-state, rows = None, []
-for token in tokens:
-    logits, state = model.forward([token], state)
-    rows.append(logits)
-decode, wkv = torch.stack(rows).numpy(), torch.stack(state[1::3]).numpy()
-numpy.savez(sys.argv[2], prefill=prefill.numpy(), decode=decode, wkv=wkv)
-"""
-
-
-@pytest.mark.parametrize(("n_layer", "n_embd", "head_size"), [(2, 128, 64), (3, 64, 16), (1, 128, 128)])
-def test_package_rwkv(tmp_path, n_layer, n_embd, head_size):
-    """The package rwkv, an independent implementation, agrees in prefill and decode, on logits and on the state."""
+@pytest.mark.parametrize(("n_layer", "n_embd", "head_size"), [(2, 128, 64), (3, 64, 16), (1, 128, 128), (1, 64, 64)])
+def test_three_opinions(n_layer, n_embd, head_size):
+    """Naive, fast and the package agree in prefill and decode, on logits and every state, from a random state."""
     checkpoint = small(n_layer, n_embd, head_size)
-    torch.save(dict(checkpoint.tensors), tmp_path / "model.pth")
-    tokens = [5, 96, 0, 0, 17, 42, 42, 8, 1, 33, 60]
-    command = [sys.executable, "-c", RWKV_PACKAGE, str(tmp_path / "model"), str(tmp_path / "out.npz")]
-    subprocess.run([*command, ",".join(map(str, tokens))], check=True, capture_output=True, timeout=300)
-    theirs = np.load(tmp_path / "out.npz")
-    logits, state = Naive(checkpoint).forward(tokens)
-    scale = float(logits.abs().max())
-    for mode in ("prefill", "decode"):
-        assert abs(theirs[mode] - logits.numpy()).max() <= 2e-5 * scale, mode
-    assert abs(theirs["wkv"] - state.wkv.numpy()).max() <= 1e-4 * float(state.wkv.abs().max())
+    state = State.random(checkpoint.shape, 5, torch.float32).arrays()
+    tokens = [5, 96, 0, 0, 17, 42, 42, 8, 1, 33, 60, 60, 60, 60, 2, 1, 0, 95, 94]
+    with naive(checkpoint) as target:
+        want = target.run(tokens, state)
+    scale = abs(want.logits).max()
+    for opinion in (fast, RwkvPackage):
+        with opinion(checkpoint) as target:
+            prefill = target.run(tokens, state)
+            decode = [target.run(tokens[:1], state)]
+            for token in tokens[1:]:
+                decode.append(target.run([token], decode[-1].state))
+        assert abs(prefill.logits - want.logits).max() <= 2e-5 * scale
+        assert abs(np.concatenate([output.logits for output in decode]) - want.logits).max() <= 2e-5 * scale
+        for end in (prefill.state, decode[-1].state):
+            for got_array, want_array in zip(end, want.state, strict=True):
+                assert abs(got_array - want_array).max() <= 2e-5 * max(1.0, abs(want_array).max())
 
 
 @MODELS
@@ -135,7 +154,7 @@ def test_the_oracle_stands_alone():
     command = [
         sys.executable,
         "-c",
-        "import reference.naive, reference.fast, reference.checkpoint, sys; print(*sys.modules)",
+        "import reference.naive, reference.emulated, reference.checkpoint, sys; print(*sys.modules)",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
