@@ -3,12 +3,13 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint soak
+.PHONY: help setup run test lint bench soak
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
 	@echo "            make run ARGS='--checkpoint FILE --grid smoke'"
 	@echo "make test   lint, check types and run the tests of this project"
+	@echo "make bench  our speed beside that of the usual implementations, both sides in one run (a quarter of an hour)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
 
@@ -26,6 +27,9 @@ lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+bench: setup
+	.venv/bin/pytest benchmarks/ $(ARGS)
 
 soak: setup
 	.venv/bin/python tests/soak.py docs/soak.md

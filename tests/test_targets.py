@@ -17,6 +17,7 @@ from reference.emulated import Emulated
 from reference.naive import Naive
 from reference.shape import LoraRanks, ModelShape
 from reference.state import State
+from reference.state_file import load_state, save_state
 from reference.synthetic import synthetic
 from tokenizer.codec import Codec
 
@@ -37,6 +38,14 @@ def model():
 def state():
     """A state that is not zero."""
     return State.random(SHAPE, 1, torch.float32).arrays()
+
+
+def tuned_state(shape, folder):
+    """A tuned initial state, as its file gives it."""
+    random = State.random(shape, 2, torch.float32)
+    zeros = State.zeros(shape, torch.float32)
+    save_state(State(zeros.att_shift, 3 * random.wkv, zeros.ffn_shift), folder / "state.pth")
+    return load_state(folder / "state.pth", shape).arrays()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +114,20 @@ def test_scorers_by_name(model, state, name):
             assert np.array_equal(got_score.is_top, want_score.is_top)
 
 
+@pytest.mark.parametrize("name", ["torch", "emulated-f16", "rwkv", "ort"])
+def test_tuned_state_reaches_every_target(model, tmp_path, name):
+    """From a state file every target scores as the naive recurrence does; from the transposed state it does not."""
+    state = tuned_state(SHAPE, tmp_path)
+    transposed = [array.transpose(0, 2, 1) if array.ndim == 3 else array for array in state]
+    with open_scorer("naive", model) as naive:
+        want = naive.score(TEXTS, state)
+    with open_scorer(name, model) as scorer:
+        got, wrong = scorer.score(TEXTS, state), scorer.score(TEXTS, transposed)
+    for got_score, want_score in zip(got, want, strict=True):
+        assert abs(got_score.log_probs - want_score.log_probs).max() <= 0.02
+    assert max(abs(a.log_probs - b.log_probs).max() for a, b in zip(wrong, want, strict=True)) > 0.5
+
+
 def test_score_is_of_the_continuation():
     """By hand: two positions, two tokens, natural logarithms."""
     score = Score.of(np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])), [1, 2])
@@ -130,10 +153,10 @@ def test_emulated_precisions_are_ordered(model, state, want):
 
 
 @pytest.mark.toolchain
-def test_simulator(toolchain):
-    """Bmodels on the simulator: prompts through prefill and decode, from a state, within the rounding of F16."""
+def test_simulator(toolchain, tmp_path):
+    """Bmodels on the simulator: prompts through prefill and decode, from a tuned state, within the rounding of F16."""
     model = open_model(None)
-    state = State.random(model.checkpoint.shape, 1, torch.float32).arrays()
+    state = tuned_state(model.checkpoint.shape, tmp_path)
     tokens = prompt(model, 40)
     texts = [(tokens[:19], tokens[19:21]), (tokens[:3], tokens[3:4])]
     with open_scorer("torch", model) as scorer:
