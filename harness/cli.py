@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from compile import install as installer
-from compile import toolchain as toolchains
-from compile.release import DEFAULT_RELEASE
-from harness.paths import cache_folder
+from compile.compiler import CompileError
+from compile.toolchain import ToolchainError
+from harness.commands import checkpoint, toolchain
+from harness.commands.lambada import lambada
+from harness.device.board import NoBoardError
+from harness.lambada.documents import DataError
+from harness.lambada.results import ResultsError
+from harness.lambada.statistics import NotFiniteError
+from harness.targets.scorers import ScorerError
+from reference.shape import CheckpointError
+from runtime.faults import RuntimeFault
+from tokenizer.world import TokenizerError
 
 app = typer.Typer(
     help="Conformance and benchmark harness for RWKV-7 on Sophgo BM1684X.",
@@ -20,49 +23,30 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-toolchain = typer.Typer(help="TPU-MLIR releases, each in an environment of its own.", no_args_is_help=True)
-app.add_typer(toolchain, name="toolchain")
+app.add_typer(toolchain.app, name="toolchain")
+app.command(no_args_is_help=True)(checkpoint.convert)
+app.command(no_args_is_help=True)(checkpoint.inspect)
+app.command()(lambada)
 
-Version = Annotated[str, typer.Argument(help="a TPU-MLIR release", metavar="VERSION")]
-
-
-@toolchain.command()
-def install(
-    version: Version = DEFAULT_RELEASE,
-    wheel: Annotated[Path | None, typer.Option(help="a wheel file of this release, in place of the registry's")] = None,
-) -> None:
-    """Install a release and prove it with a tiny compile; does nothing where that was done before."""
-    installer.install(version, cache_folder(), wheel=wheel, say=lambda line: typer.echo(f"toolchain {version}: {line}"))
-
-
-@toolchain.command("list")
-def list_() -> None:
-    """Show what is installed, half-made installs included."""
-    table = Table("release", "compiler", "folder")
-    for found in toolchains.installed(cache_folder()):
-        if isinstance(found, toolchains.HalfMade):
-            table.add_row(found.version, f"half-made: {found.reason}", str(found.root))
-        else:
-            table.add_row(found.version, found.compiler_commit, str(found.root))
-    Console().print(table)
-
-
-@toolchain.command()
-def check(version: Version = DEFAULT_RELEASE) -> None:
-    """Compare an install with what was installed, and compile something tiny; exits with 1 where it is broken."""
-    problems = toolchains.check(toolchains.find(version, cache_folder()))
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        typer.echo(f"\ntoolchain {version} is broken: remove its folder and install it again")
-        raise typer.Exit(1)
-    typer.echo(f"toolchain {version} is as installed, and compiles")
+EXPLAINED = (
+    CheckpointError,
+    CompileError,
+    DataError,
+    NoBoardError,
+    NotFiniteError,
+    ResultsError,
+    RuntimeFault,
+    ScorerError,
+    TokenizerError,
+    ToolchainError,
+)
+"""Errors whose text says what is wrong and what to do."""
 
 
 def main() -> None:
     """Run the command; an error that has an explanation is shown without a traceback."""
     try:
         app()
-    except toolchains.ToolchainError as error:
+    except EXPLAINED as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from error

@@ -88,7 +88,7 @@ class Fast:
         if states is None:
             states = [State.zeros(self.shape, self.state_dtype)] * len(lengths)
         before = [torch.stack(part, dim=1).to(self.device, self.state_dtype) for part in _parts(states)]
-        after = [torch.empty_like(part) for part in before]
+        after: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         ends = torch.tensor(lengths, device=self.device).cumsum(0)
         batch = Batch(
             first=torch.cat([ends.new_zeros(1), ends[:-1]]),
@@ -100,8 +100,9 @@ class Fast:
         for i in range(self.shape.n_layer):
             x, v_first, *last = self._block(i, x, v_first, [part[i] for part in before], batch)
             for part, tensor in zip(after, last, strict=True):
-                part[i] = tensor
-        return self._norm(x, "ln_out"), [State(*(part[:, b].cpu() for part in after)) for b in range(len(lengths))]
+                part.append(tensor)
+        att_shift, wkv, ffn_shift = (torch.stack(part, dim=1).cpu() for part in after)
+        return self._norm(x, "ln_out"), [State(*parts) for parts in zip(att_shift, wkv, ffn_shift, strict=True)]
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -231,6 +232,8 @@ class Fast:
 
         *before* ``[B, C]`` are the rows before the sequences.
         """
+        if batch.chunks is None:
+            return (x.to(self.dtype), (before - x).to(self.dtype)), x
         delta = torch.empty_like(x)
         torch.sub(x[:-1], x[1:], out=delta[1:])
         delta[batch.first] = before - x[batch.first]

@@ -160,6 +160,9 @@ def wkv_step(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, kappa: Tensor, a: Tensor, S: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One token of each of B sequences: arguments ``[B, H, N]``, S ``[B, H, N, N]`` -> y ``[B, H, N]``, the new S."""
-    removed = (S @ kappa[..., None]) * (kappa * a)[..., None, :]
-    S = torch.addcmul(S * log_w.exp()[..., None, :] - removed, v[..., None], k[..., None, :])
-    return (S @ r[..., None])[..., 0], S
+    B, H, N = r.shape
+    r, log_w, k, v, kappa, a = (x.reshape(B * H, N, 1) for x in (r, log_w, k, v, kappa, a))
+    S = S.flatten(0, 1)
+    removed = torch.bmm(S, kappa)
+    S = (S * log_w.exp().mT).baddbmm_(removed, (kappa * a).mT, alpha=-1).baddbmm_(v, k.mT)
+    return torch.bmm(S, r).view(B, H, N), S.view(B, H, N, N)

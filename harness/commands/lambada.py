@@ -1,0 +1,236 @@
+"""``rwkv-tpu lambada``: perplexity and accuracy of one target, or the difference of two."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.checkpoints import open_model
+from harness.lambada import documents
+from harness.lambada.protocol import PROTOCOL, to_text
+from harness.lambada.results import Header, Key, open_results
+from harness.lambada.run import score_documents
+from harness.lambada.statistics import Comparison, Summary, compare, summarise
+from harness.lambada.words import comparison_words, hint_words, summary_words
+from harness.manifest import now
+from harness.paths import cache_folder
+from harness.targets.scorers import DESCRIPTIONS, ScorerError, open_scorer
+from reference.shape import CheckpointError
+from reference.state_file import load_state
+from tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from harness.checkpoints import Model
+    from harness.lambada.results import Result
+    from harness.targets.base import StateArrays, Text
+
+
+def lambada(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"what to score, or two to compare the second with the first: {', '.join(DESCRIPTIONS)}",
+            metavar="TARGET",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="a checkpoint of any container, in place of a small synthetic one", metavar="FILE"),
+    ] = None,
+    codec: Annotated[Codec | None, typer.Option(help="what its ids mean, where the vocabulary does not tell")] = None,
+    data: Annotated[Path | None, typer.Option(help="the data file, where it is not found by itself")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="score N documents, always the same ones, in place of 5,153", metavar="N"),
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="start each document from this tuned state, a .pth file")] = None,
+    runs: Annotated[Path, typer.Option(help="results are kept in its folder lambada", metavar="DIR")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON in full precision; lines go to stderr")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="download the data file, check it, and stop")] = False,
+) -> None:
+    """Predict the last word of LAMBADA's passages: perplexity per word, accuracy, or how two targets differ.
+
+    Each document's result is on disk as soon as its batch is done: after a kill or Ctrl-C the same command goes on
+    from there, and a larger --limit computes only what is new. Two targets are compared document by document, which
+    sees differences far smaller than either one's standard error.
+
+    Examples:
+        rwkv-tpu lambada --fetch
+
+        rwkv-tpu lambada --checkpoint rwkv7-g1-0.1b.pth
+
+        rwkv-tpu lambada naive torch --limit 200 --checkpoint rwkv7-g1-0.1b.pth
+    """
+    if fetch:
+        typer.echo(f"{documents.fetch(cache_folder())}: there, and unaltered")
+        return
+    names = targets or ["torch"]
+    if len(names) > 2:
+        raise typer.BadParameter(f"one or two targets can be named, not {len(names)}: {' '.join(names)}")
+    if unknown := [name for name in names if name not in DESCRIPTIONS and not name.isdecimal()]:
+        # Opening it would tell too, but the second only after hours of the first.
+        raise ScorerError(f"no target {unknown[0]!r}; there are {', '.join(DESCRIPTIONS)}")
+    say = partial(typer.echo, err=as_json)
+    with _interruptible():
+        file = documents.find_data(data)
+        every = documents.read(file)
+        chosen = documents.subset(every, limit)
+        model = open_model(checkpoint, codec)
+        question = _Question(
+            model=model,
+            texts={document.id: to_text(document.text, model.codec) for document in chosen},
+            data_sha256=documents.SHA256,
+            state=None if state is None else load_state(state, model.checkpoint.shape).arrays(),
+            state_sha256=None if state is None else _sha256(state),
+            folder=runs / "lambada",
+        )
+        what = "a small synthetic one, for want of --checkpoint" if checkpoint is None else str(checkpoint)
+        say(f"data        {file}, N {len(chosen)} of {len(every)}")
+        say(f"checkpoint  {model.checkpoint.name}: {what}, sha256 {model.checkpoint.sha256[:16]}")
+        say(f"codec       {model.codec.value}")
+        if state is not None:
+            say(f"state       {state}")
+        scored = [_score(name, question, say) for name in names]
+        comparison = compare(scored[0].results, scored[1].results) if len(scored) == 2 else None
+        if as_json:
+            typer.echo(_json(question, scored, comparison))
+        elif comparison is not None:
+            say(f"\n{comparison_words(comparison, *names)}")
+        elif not scored[0].summary.accuracy_tells:
+            say(hint_words(scored[0].summary))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Everything that is the same for both targets."""
+
+    model: Model
+    texts: dict[str, Text]
+    data_sha256: str
+    state: StateArrays | None
+    state_sha256: str | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What one target gave."""
+
+    target: str
+    description: str
+    file: Path
+    summary: Summary
+    results: tuple[Result, ...]
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Turn Ctrl-C into a line that says how to go on, and the usual exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was scored is kept: the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+
+
+def _score(name: str, question: _Question, say: Callable[[str], None]) -> _Scored:
+    """Score what is missing, showing how it goes."""
+    model = question.model
+    with open_scorer(name, model, say=say) as scorer:
+        key = Key(
+            checkpoint_sha256=model.checkpoint.sha256,
+            codec=model.codec.value,
+            target={name: str(value) for name, value in scorer.identity.items()},  # torch's version is no plain str
+            data_sha256=question.data_sha256,
+            protocol=PROTOCOL,
+            state_sha256=question.state_sha256,
+        )
+        header = Header(
+            key=key,
+            started=now(),
+            harness=version("rwkv-tpu-harness"),
+            checkpoint=model.checkpoint.name,
+            description=scorer.description,
+        )
+        say(f"\ntarget      {name}: {scorer.description}")
+        with open_results(question.folder, header) as results, _progress(name) as progress:
+            say(f"results     {results.path}")
+            known = sum(document in results for document in question.texts)
+            if known:
+                begun = f"begun {results.header.started} by version {results.header.harness}"
+                say(f"{known} of {len(question.texts)} documents are in that file already, {begun}")
+            bar = progress.add_task(name, total=len(question.texts), completed=known)
+            done = score_documents(
+                scorer,
+                question.texts,
+                results,
+                state=question.state,
+                say=say,
+                advance=partial(progress.advance, bar),
+            )
+    summary = summarise(done)
+    say(summary_words(summary))
+    return _Scored(name, scorer.description, results.path, summary, done)
+
+
+def _progress(name: str) -> Progress:
+    """A bar on stderr where that is a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # or the lines would follow the bar to stderr
+    )
+
+
+def _json(question: _Question, scored: list[_Scored], comparison: Comparison | None) -> str:
+    """All figures; null is infinite, or not to be had from one document."""
+    fields = {
+        "n": len(question.texts),
+        "data_sha256": question.data_sha256,
+        "checkpoint": question.model.checkpoint.name,
+        "checkpoint_sha256": question.model.checkpoint.sha256,
+        "codec": question.model.codec.value,
+        "state_sha256": question.state_sha256,
+        "protocol": PROTOCOL,
+        "targets": [
+            {
+                "target": one.target,
+                "description": one.description,
+                "results": str(one.file),
+                "summary": one.summary,
+                "accuracy_tells": one.summary.accuracy_tells,
+            }
+            for one in scored
+        ],
+        "comparison": comparison,
+        "verdict": comparison and comparison.verdict.value,
+        "accuracy_tells": comparison and comparison.accuracy_tells,
+    }
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2).decode()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
