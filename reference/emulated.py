@@ -39,7 +39,7 @@ class Emulated(Fast):
         if ".ln" in f".{name}" and ".ln_x." not in name:
             return prepared
         is_matrix = prepared.dim() == 2 and name != "emb.weight" and not name.endswith(".r_k")
-        return self.precision.keep_matrix(prepared) if is_matrix else self.precision.keep(prepared)
+        return self.precision.keep_matrix(prepared.T).T.contiguous() if is_matrix else self.precision.keep(prepared)
 
     def _block(
         self, i: int, x: Tensor, v_first: Tensor | None, before: Sequence[Tensor], batch: Batch

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import layer_norm, normalize
+from torch.nn.functional import layer_norm, linear, normalize
 
+from reference.formats.blinkdl import is_lora
 from reference.shape import GROUP_NORM_EPS, KEY_NORM_FLOOR, LAYER_NORM_EPS
 from reference.state import State
 from reference.wkv import plan, wkv_chunks, wkv_step
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from reference.wkv import ChunkPlan
 
 _NOT_ROUNDED = (".bias", ".k_k", ".k_a", ".r_k", *(f"{ln}.weight" for ln in ("ln0", "ln1", "ln2", "ln_x", "ln_out")))
+
+_PARTS = 8
 
 BATCH_TOKENS = 1024
 """Tokens that are computed at once: more is no faster on a CPU, and memory grows with it."""
@@ -87,7 +90,7 @@ class Fast:
             raise ValueError(f"token ids {min(flat)} to {max(flat)}, but should be in [0, {self.shape.n_vocab})")
         if states is None:
             states = [State.zeros(self.shape, self.state_dtype)] * len(lengths)
-        before = [torch.stack(part, dim=1).to(self.device, self.state_dtype) for part in _parts(states)]
+        before = [_stacked(part).to(self.device, self.state_dtype) for part in _parts(states)]
         after: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         ends = torch.tensor(lengths, device=self.device).cumsum(0)
         batch = Batch(
@@ -150,7 +153,7 @@ class Fast:
         return torch.cat(log_probs), torch.cat(is_top)
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return (hidden.to(self.dtype) @ self._weights["head.weight"]).to(self.state_dtype)
+        return _product(hidden.to(self.dtype), self._weights["head.weight"]).to(self.state_dtype)
 
     def _block(
         self, i: int, x: Tensor, v_first: Tensor | None, before: Sequence[Tensor], batch: Batch
@@ -170,17 +173,18 @@ class Fast:
         w, att = self._weights, f"blocks.{i}.att."
         H, N = self.shape.n_head, self.shape.head_size
         x_r, x_w, x_k, x_v, x_a, x_g = (torch.addcmul(x, delta, w[f"{att}x_{q}"]) for q in "rwkvag")
-        r = x_r @ w[att + "receptance.weight"]
-        k = x_k @ w[att + "key.weight"]
-        v = x_v @ w[att + "value.weight"]
-        d = torch.tanh(x_w @ w[att + "w1"]) @ w[att + "w2"] + w[att + "w0"]
+        r = _product(x_r, w[att + "receptance.weight"])
+        k = _product(x_k, w[att + "key.weight"])
+        v = _product(x_v, w[att + "value.weight"])
+        d = _product(torch.tanh(_product(x_w, w[att + "w1"])), w[att + "w2"]) + w[att + "w0"]
         log_w = torch.sigmoid(d.to(self.state_dtype)).mul_(-math.exp(-0.5))
-        a = torch.sigmoid(x_a @ w[att + "a1"] @ w[att + "a2"] + w[att + "a0"])
-        g = torch.sigmoid(x_g @ w[att + "g1"]) @ w[att + "g2"]
+        a = torch.sigmoid(_product(_product(x_a, w[att + "a1"]), w[att + "a2"]) + w[att + "a0"])
+        g = _product(torch.sigmoid(_product(x_g, w[att + "g1"])), w[att + "g2"])
         if v_first is None:
             v_first = v
         else:
-            v = torch.lerp(v, v_first, torch.sigmoid(x_v @ w[att + "v1"] @ w[att + "v2"] + w[att + "v0"]))
+            mix = torch.sigmoid(_product(_product(x_v, w[att + "v1"]), w[att + "v2"]) + w[att + "v0"])
+            v = torch.lerp(v, v_first, mix)
         r, k, v, a = (q.to(self.state_dtype) for q in (r, k, v, a))
         kappa = normalize((k * w[att + "k_k"]).view(-1, H, N), dim=-1, eps=KEY_NORM_FLOOR)
         k = torch.addcmul(k, k * (a - 1), w[att + "k_a"])
@@ -190,7 +194,7 @@ class Fast:
         y = torch.addcmul(w[att + "ln_x.bias"], y, w[att + "ln_x.weight"])
         bonus = (r * k).mul_(w[att + "r_k"]).sum(dim=-1, keepdim=True)
         y = y.view(-1, H, N).addcmul_(bonus, v).view(-1, H * N)
-        return y.mul_(g).to(self.dtype) @ w[att + "output.weight"], S, v_first
+        return _product(y.mul_(g).to(self.dtype), w[att + "output.weight"]), S, v_first
 
     def _wkv(
         self,
@@ -211,21 +215,18 @@ class Fast:
     def _channel_mix(self, i: int, x: Tensor, delta: Tensor) -> Tensor:
         """X, delta ``[ΣT, C]`` -> output ``[ΣT, C]``."""
         w, ffn = self._weights, f"blocks.{i}.ffn."
-        hidden = torch.addcmul(x, delta, w[ffn + "x_k"]) @ w[ffn + "key.weight"]
-        return torch.relu_(hidden).square_() @ w[ffn + "value.weight"]
+        hidden = _product(torch.addcmul(x, delta, w[ffn + "x_k"]), w[ffn + "key.weight"])
+        return _product(torch.relu_(hidden).square_(), w[ffn + "value.weight"])
 
     def _prepared(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor as the formulas use it: a matrix is W ``[in, out]`` of ``x W``.
+        """A tensor as the formulas use it: matrices are ``[out, in]``, the LoRA pairs too.
 
-        For one token a matrix is read fastest along its longer side. What norms and sums over time use is not rounded.
+        What norms and sums over time use is not rounded.
         """
-        if name.endswith(_NOT_ROUNDED):
-            return tensor.to(self.device, self.state_dtype)
-        tensor = tensor.to(self.device, self.dtype)
-        if tensor.dim() < 2 or name == "emb.weight":
-            return tensor
-        W = tensor.T if name.endswith(".weight") else tensor
-        return W.contiguous() if W.shape[1] >= W.shape[0] else W.T.contiguous().T
+        if is_lora(name):
+            tensor = tensor.T
+        dtype = self.state_dtype if name.endswith(_NOT_ROUNDED) else self.dtype
+        return tensor.to(self.device, dtype).contiguous()
 
     def _shift(self, x: Tensor, before: Tensor, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Pair x ``[ΣT, C]`` with what leads from each row to the row before it; and each sequence's last row.
@@ -253,8 +254,22 @@ class Batch:
     chunks: ChunkPlan | None
 
 
+def _product(x: Tensor, W: Tensor) -> Tensor:
+    """``x Wᵀ`` of x ``[n, in]`` and W ``[out, in]``."""
+    if len(x) > 1 or x.is_cuda or len(W) % _PARTS:
+        return linear(x, W)
+    # The libraries' products of a matrix and one vector leave cores idle; a batch of parts of the matrix does not.
+    parts = W.view(_PARTS, -1, W.shape[1])
+    return torch.bmm(parts, x.mT.expand(_PARTS, -1, 1)).view(1, -1)
+
+
 def _parts(states: Sequence[State]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     return [s.att_shift for s in states], [s.wkv for s in states], [s.ffn_shift for s in states]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack ``[L, ...]`` of each sequence to ``[L, B, ...]``; a single one is not copied."""
+    return tensors[0][:, None] if len(tensors) == 1 else torch.stack(list(tensors), dim=1)
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:

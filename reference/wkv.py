@@ -164,5 +164,5 @@ def wkv_step(
     r, log_w, k, v, kappa, a = (x.reshape(B * H, N, 1) for x in (r, log_w, k, v, kappa, a))
     S = S.flatten(0, 1)
     removed = torch.bmm(S, kappa)
-    S = (S * log_w.exp().mT).baddbmm_(removed, (kappa * a).mT, alpha=-1).baddbmm_(v, k.mT)
+    S = (S * log_w.exp().mT).addcmul_(removed, (kappa * a).mT, value=-1).addcmul_(v, k.mT)
     return torch.bmm(S, r).view(B, H, N), S.view(B, H, N, N)
