@@ -216,6 +216,18 @@ def test_small_models(shared_data, command):
     assert "the paired log-likelihood is the verdict" in out
 
 
+@pytest.mark.toolchain
+def test_simulator(shared_data, toolchain, command):
+    """Bmodels on the simulator against the emulation of their format: the same numbers to the noise of F16."""
+    options = ["--limit", "3", "--data", shared_data / "lambada" / documents.FILE_NAME, "--json"]
+    bmodels = ["--chunk", "16", "--chunk", "32", "--toolchain", toolchain.version]
+    code, out, err = command("emulated-f16", "cmodel", *options, *bmodels)
+    assert code == 0, err
+    printed = json.loads(out)
+    assert "BM1684X simulator, F16, prefill 16, 32" in printed["targets"][1]["description"]
+    assert abs(printed["comparison"]["largest_difference"]) < 0.2
+
+
 def test_a_target_against_itself(shared_data, command):
     """The second time nothing is computed, and the difference is exactly 0."""
     options = ["--limit", "3", "--data", shared_data / "lambada" / documents.FILE_NAME, "--json"]

@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from compile.release import DEFAULT_RELEASE
+from compile.spec import Quantization
 from harness.checkpoints import open_model
 from harness.lambada import documents
 from harness.lambada.protocol import PROTOCOL, to_text
@@ -25,7 +27,7 @@ from harness.lambada.statistics import Comparison, Summary, compare, summarise
 from harness.lambada.words import comparison_words, hint_words, summary_words
 from harness.manifest import now
 from harness.paths import cache_folder
-from harness.targets.scorers import DESCRIPTIONS, ScorerError, open_scorer
+from harness.targets.scorers import DESCRIPTIONS, Compiled, ScorerError, open_scorer
 from reference.shape import CheckpointError
 from reference.state_file import load_state
 from tokenizer.codec import Codec
@@ -57,6 +59,15 @@ def lambada(
         typer.Option(min=1, help="score N documents, always the same ones, in place of 5,153", metavar="N"),
     ] = None,
     state: Annotated[Path | None, typer.Option(help="start each document from this tuned state, a .pth file")] = None,
+    quantization: Annotated[
+        Quantization, typer.Option(help="of the bmodels, where a target has any")
+    ] = Quantization.F16,
+    chunk: Annotated[
+        list[int] | None, typer.Option(min=2, help="tokens a call of a prefill graph; can be repeated", metavar="T")
+    ] = None,
+    toolchain: Annotated[
+        str, typer.Option(help="the TPU-MLIR release that compiles them", metavar="VERSION")
+    ] = DEFAULT_RELEASE,
     runs: Annotated[Path, typer.Option(help="results are kept in its folder lambada", metavar="DIR")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in full precision; lines go to stderr")] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="download the data file, check it, and stop")] = False,
@@ -73,6 +84,8 @@ def lambada(
         rwkv-tpu lambada --checkpoint rwkv7-g1-0.1b.pth
 
         rwkv-tpu lambada naive torch --limit 200 --checkpoint rwkv7-g1-0.1b.pth
+
+        rwkv-tpu lambada emulated-w4f16 cmodel --quantization W4F16 --limit 20
     """
     if fetch:
         typer.echo(f"{documents.fetch(cache_folder())}: there, and unaltered")
@@ -95,6 +108,9 @@ def lambada(
             data_sha256=documents.SHA256,
             state=None if state is None else load_state(state, model.checkpoint.shape).arrays(),
             state_sha256=None if state is None else _sha256(state),
+            compiled=Compiled(
+                quantization=quantization, chunk_lengths=tuple(sorted(set(chunk or [32]))), toolchain=toolchain
+            ),
             folder=runs / "lambada",
         )
         what = "a small synthetic one, for want of --checkpoint" if checkpoint is None else str(checkpoint)
@@ -122,6 +138,7 @@ class _Question:
     data_sha256: str
     state: StateArrays | None
     state_sha256: str | None
+    compiled: Compiled
     folder: Path
 
 
@@ -149,7 +166,7 @@ def _interruptible() -> Generator[None]:
 def _score(name: str, question: _Question, say: Callable[[str], None]) -> _Scored:
     """Score what is missing, showing how it goes."""
     model = question.model
-    with open_scorer(name, model, say=say) as scorer:
+    with open_scorer(name, model, question.compiled, say=say) as scorer:
         key = Key(
             checkpoint_sha256=model.checkpoint.sha256,
             codec=model.codec.value,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+import reference
 from compile.compiler import Job, compile_graph
 from compile.flags import needed_flags
 from compile.identity import hash_graph_source
@@ -103,18 +106,21 @@ def open_scorer(
     """
     what = DESCRIPTIONS.get(name, "")
     checkpoint = model.checkpoint
-    ours = {"target": name, "torch": torch.__version__}
+    ours = {"target": name, "torch": str(torch.__version__), "reference": _reference_sha256()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fast, on_device = ours | {"device": device}, f"{what}, on {device}"
     if name == "naive":
         yield EveryPosition(ReferenceTarget(Naive(checkpoint)), ours, what)
     elif name == "torch":
-        yield FastScorer(Fast(checkpoint), ours, what)
+        yield FastScorer(Fast(checkpoint, device=device), fast, on_device)
     elif name == "torch-bf16":
-        yield FastScorer(Fast(checkpoint, torch.bfloat16), ours, what)
+        yield FastScorer(Fast(checkpoint, torch.bfloat16, device), fast, on_device)
     elif name in EMULATED:
-        yield FastScorer(Emulated(checkpoint, EMULATED[name]), ours, what)
+        yield FastScorer(Emulated(checkpoint, EMULATED[name], device), fast, on_device)
     elif name == "rwkv":
+        theirs = {"target": name, "torch": str(torch.__version__), "rwkv": version("rwkv")}
         with RwkvPackage(checkpoint) as package:
-            yield EveryPosition(package, ours | {"rwkv": version("rwkv")}, what)
+            yield EveryPosition(package, theirs, what)
     elif name == "ort":
         variant = VARIANTS[compiled.variant]
         identity = {"target": name, "onnxruntime": version("onnxruntime"), "graphs": hash_graph_source(variant)}
@@ -159,6 +165,12 @@ def _open_bmodels(name: str, model: Model, compiled: Compiled, say: Callable[[st
         identity = {"target": name, "bmodels": ",".join(sorted(bmodel.result.bmodel_sha256 for bmodel in bmodels))}
         identity |= {file.path.rpartition("/")[2]: file.sha256 for file in engine.versions.libraries}
         yield BmodelScorer(engine, identity, description)
+
+
+def _reference_sha256() -> str:
+    """Of the reference's formulas: results kept from before a change must not answer for those after it."""
+    files = sorted(Path(reference.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _listed(compiled: Compiled) -> str:
