@@ -3,12 +3,13 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint bench soak
+.PHONY: help setup run test lint long bench soak
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
 	@echo "            make run ARGS='--checkpoint FILE --grid smoke'"
 	@echo "make test   lint, check types and run the tests of this project"
+	@echo "make long   the tests that take many minutes each"
 	@echo "make bench  our speed beside that of the usual implementations, both sides in one run (a quarter of an hour)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
@@ -27,6 +28,9 @@ lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+long: setup
+	.venv/bin/pytest tests/ -m long $(ARGS)
 
 bench: setup
 	.venv/bin/pytest benchmarks/ $(ARGS)

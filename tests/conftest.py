@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     """Markers of this folder."""
     config.addinivalue_line("markers", "toolchain: needs an installed TPU-MLIR release")
+    config.addinivalue_line("markers", "long: takes many minutes; left out by default, `make long` runs these alone")
 
 
 @pytest.fixture(scope="session")
