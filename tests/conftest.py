@@ -17,12 +17,6 @@ from harness.paths import cache_folder
 ROOT = Path(__file__).parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Markers of this folder."""
-    config.addinivalue_line("markers", "toolchain: needs an installed TPU-MLIR release")
-    config.addinivalue_line("markers", "long: takes many minutes; left out by default, `make long` runs these alone")
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public checkpoints and texts beside the repository; without it tests skip, and in CI they fail."""
