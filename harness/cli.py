@@ -7,8 +7,14 @@ import typer
 from compile.compiler import CompileError
 from compile.toolchain import ToolchainError
 from harness.commands import checkpoint, toolchain
+from harness.commands.doctor import doctor
+from harness.commands.first_board import first_board
 from harness.commands.lambada import lambada
+from harness.commands.stand_in import stand_in
 from harness.device.board import NoBoardError
+from harness.device.lock import BoardBusyError
+from harness.device.remote.address import AddressError
+from harness.device.stand_in import StandInError
 from harness.lambada.documents import DataError
 from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
@@ -27,8 +33,13 @@ app.add_typer(toolchain.app, name="toolchain")
 app.command(no_args_is_help=True)(checkpoint.convert)
 app.command(no_args_is_help=True)(checkpoint.inspect)
 app.command()(lambada)
+app.command()(doctor)
+app.command("first-board")(first_board)
+app.command("stand-in", no_args_is_help=True)(stand_in)
 
 EXPLAINED = (
+    AddressError,
+    BoardBusyError,
     CheckpointError,
     CompileError,
     DataError,
@@ -37,6 +48,7 @@ EXPLAINED = (
     ResultsError,
     RuntimeFault,
     ScorerError,
+    StandInError,
     TokenizerError,
     ToolchainError,
 )

@@ -25,7 +25,14 @@ _ROOT = Path(__file__).parent.parent
 
 
 def manifest(
-    *, run_id: str, target: str, toolchain: Toolchain, model: Model, grid: Grid, limits_sha256: str
+    *,
+    run_id: str,
+    target: str,
+    toolchain: Toolchain,
+    model: Model,
+    grid: Grid,
+    limits_sha256: str,
+    health: tuple[schema.Reading, ...] = (),
 ) -> schema.Run:
     """Describe a run that is about to start."""
     shape = model.checkpoint.shape
@@ -63,6 +70,7 @@ def manifest(
             "python": platform.python_version(),
         },
         packages={found.name: found.version for found in sorted(distributions(), key=lambda d: d.name.lower())},
+        health=health,
     )
 
 

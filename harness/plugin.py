@@ -19,9 +19,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rwkv-tpu", "RWKV-7 on BM1684X")
     group.addoption(
         "--device",
-        metavar="cmodel|N",
+        metavar="cmodel|N|ssh://…",
         default="cmodel",
-        help="where bmodels run: 'cmodel' is the chip's simulator, a number is a board (default: %(default)s)",
+        help="where bmodels run: 'cmodel' is the chip's simulator, a number is a board of this machine, "
+        "ssh://user@host/N a distant one (default: %(default)s)",
+    )
+    group.addoption(
+        "--libsophon",
+        metavar="DIR",
+        type=Path,
+        help="the board's libsophon, where it is not in /opt/sophon/libsophon-current; rwkv-tpu stand-in makes one",
     )
     group.addoption(
         "--checkpoint",

@@ -30,10 +30,12 @@ class RunWriter:
         self._write(record)
         self._outcomes[record.outcome.value] += 1
 
-    def end(self, exit_status: int) -> None:
-        """Append the last line: the run is complete."""
+    def end(self, exit_status: int, health: tuple[schema.Reading, ...] = ()) -> None:
+        """Append the last line: the run is complete; *health* is what the board said after it."""
         counts = dict(self._outcomes)
-        self._write(schema.End(finished=now(), records=sum(counts.values()), outcomes=counts, exit_status=exit_status))
+        records = sum(counts.values())
+        end = schema.End(finished=now(), records=records, outcomes=counts, exit_status=exit_status, health=health)
+        self._write(end)
 
     def _write(self, line: schema.Line) -> None:
         # Opened for each line: a line a second needs no more, and nothing is lost in a buffer when the process dies.

@@ -13,23 +13,22 @@ from compile.flags import needed_flags
 from compile.toolchain import find
 from harness.cases import VARIANTS, Case, load_grid
 from harness.checkpoints import open_model
-from harness.device.board import find_board
+from harness.device.canary import make_canary
+from harness.device.guard import Guard
+from harness.device.place import open_place
 from harness.limits import load_limits
 from harness.paths import cache_folder
 from harness.targets.torch import ReferenceTarget
 from reference.fast import Fast
 from reports.schema import Stage
-from runtime.engine import Engine
-from runtime.libraries import Libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from harness.check import Check
+    from runtime.engine import Engine
     from tokenizer.codec import Codec
-
-CMODEL = "cmodel"
 
 RUN = pytest.StashKey["SuiteRun"]()
 """Where a pytest configuration keeps its run."""
@@ -39,12 +38,17 @@ class SuiteRun:
     """What a run works with.
 
     One engine is open at a time: simulators on one machine starve each other, and a board is one device.
+
+    Attributes:
+        place: where bmodels run.
+        guard: watches over a board; None where there is none to watch.
     """
 
     def __init__(
         self,
         *,
         device: str,
+        libsophon: Path | None,
         checkpoint: Path | None,
         codec: Codec | None,
         grid: str,
@@ -57,19 +61,15 @@ class SuiteRun:
         Raises:
             NoBoardError, GridError, ToolchainError, CheckpointError, CodecError: an option that cannot be met.
         """
-        if device != CMODEL and not device.isdecimal():
-            raise ValueError(f"--device {device}: should be {CMODEL!r} or the number of a board")
-        self.target = device
-        self.board = None if device == CMODEL else int(device)
-        board_libraries = None if self.board is None else find_board(self.board)
         self.grid = load_grid(grid, variant)
         self.toolchain = find(toolchain, cache_folder())
-        self.libraries = board_libraries or Libraries.cmodel(self.toolchain.libraries)
+        self.place = open_place(device, libsophon, self.toolchain.libraries)
         self.model = open_model(checkpoint, codec)
         self.limits, self.limits_sha256 = load_limits()
         self._say = say
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
+        self.guard = Guard(self.place, lambda: make_canary(self.toolchain, say=say)) if self.place.watched else None
 
     @cached_property
     def oracle(self) -> ReferenceTarget:
@@ -115,14 +115,23 @@ class SuiteRun:
         if self._engine and (self._engine[0] != wanted or not self._engine[1].alive):
             self.close()
         if self._engine is None:
-            paths = [bmodel.path for bmodel in check.bmodels]
-            self._engine = wanted, Engine.open(self.libraries, paths, device=self.board or 0)
+            self._engine = wanted, self.place.open([bmodel.path for bmodel in check.bmodels])
         engine = self._engine[1]
         versions = engine.versions
         check.runtime = {"kind": versions.kind.value, "libbmlib": versions.libbmlib, "libbmrt": versions.libbmrt}
+        check.runtime["driver"] = "none" if versions.driver is None else str(versions.driver)
         check.runtime |= {file.path.rpartition("/")[2] + "_sha256": file.sha256 for file in versions.libraries}
         check.stage = Stage.RUN
         return engine
+
+    def end(self) -> None:
+        """Give everything back: engine, place, lock; twice does nothing."""
+        try:
+            self.close()
+            self.place.close()
+        finally:
+            if self.guard is not None:
+                self.guard.release()
 
     def close(self) -> None:
         """Close the open engine, if any."""

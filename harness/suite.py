@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from compile.compiler import CompileError
@@ -15,6 +16,10 @@ from compile.toolchain import ToolchainError
 from harness.cases import GridError, case_of
 from harness.check import CHECK, Check
 from harness.device.board import NoBoardError
+from harness.device.guard import InfraError
+from harness.device.health import remarks
+from harness.device.lock import BoardBusyError
+from harness.device.remote.faults import RemoteFault
 from harness.manifest import manifest
 from harness.records import RunWriter
 from harness.run import RUN, SuiteRun
@@ -23,11 +28,14 @@ from reference.shape import CheckpointError
 from reports.csv_file import write_csv
 from reports.html_page import write_html
 from reports.schema import Outcome, Record, Stage, read
-from runtime.faults import LibraryMissing
+from runtime.faults import DeviceError, LibraryMissing, WorkerDied, WorkerHung
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+_DOUBTFUL = (WorkerDied, WorkerHung, DeviceError)
+"""Failures after which the board may be the one to blame."""
 
 
 class SuitePlugin:
@@ -45,6 +53,7 @@ class SuitePlugin:
         try:
             self.run = SuiteRun(
                 device=option("--device"),
+                libsophon=option("--libsophon"),
                 checkpoint=option("--checkpoint"),
                 codec=option("--codec"),
                 grid=option("--grid"),
@@ -52,12 +61,24 @@ class SuitePlugin:
                 toolchain=option("--toolchain"),
                 say=self._say,
             )
-        except (NoBoardError, GridError, ToolchainError, CheckpointError, CodecError, ValueError) as error:
+            if self.run.guard is not None and not config.option.collectonly:
+                self.run.guard.claim()
+        except (
+            NoBoardError,
+            BoardBusyError,
+            GridError,
+            ToolchainError,
+            CheckpointError,
+            CodecError,
+            RemoteFault,
+            ValueError,
+        ) as error:
             raise pytest.UsageError(str(error)) from error
         config.stash[RUN] = self.run
         self._runs = config.invocation_params.dir / option("--runs")
         self._writer: RunWriter | None = None
         self._recorded: set[str] = set()
+        self._board_is_used = False
 
     def _say(self, text: str) -> None:
         """Show a line at once, whatever pytest captures."""
@@ -85,10 +106,9 @@ class SuitePlugin:
         """The versions of everything that matters."""
         run, checkpoint = self.run, self.run.model.checkpoint
         shape = checkpoint.shape
-        what = "BM1684X simulator (cmodel)" if run.board is None else f"BM1684X board {run.board}"
         return [
             f"harness: {version('rwkv-tpu-harness')}, torch {version('torch')}, onnx {version('onnx')}",
-            f"target: {what}, libraries {run.libraries.folder}",
+            f"target: {run.place.description}",
             f"toolchain: TPU-MLIR {run.toolchain.compiler_commit}, wheel {run.toolchain.wheel_sha256[:12]}",
             (
                 f"checkpoint: {checkpoint.name}, sha256 {checkpoint.sha256[:12]}, {shape.n_layer} layers, "
@@ -99,18 +119,43 @@ class SuitePlugin:
         ]
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Open the records file once something will run."""
+        """Open the records file once something will run, and see whether the board is well."""
         if session.testscollected and not session.config.option.collectonly:
-            run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{self.run.target}"
+            run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{self.run.place.name}"
+            readings = self.run.place.readings()
+            for remark in remarks(readings):
+                self._say(f"board: {remark}")
             header = manifest(
                 run_id=run_id,
-                target=self.run.target,
+                target=self.run.place.label,
                 toolchain=self.run.toolchain,
                 model=self.run.model,
                 grid=self.run.grid,
                 limits_sha256=self.run.limits_sha256,
+                health=readings,
             )
             self._writer = RunWriter(self._runs / run_id, header)
+            self._board_is_used = any(case_of(item) for item in session.items)
+            self._ask_canary("before the first case")
+
+    def _ask_canary(self, when: str) -> None:
+        """Record whether the board gives the known answer; not of one that is known to be sick, or that nobody uses."""
+        guard = self.run.guard
+        if self._writer is None or guard is None or guard.sick or not self._board_is_used:
+            return
+        self.run.close()  # one engine at a time
+        self._say(f"canary {when} …")
+        record = guard.check(when)
+        self._writer.add(record)
+        if guard.sick:
+            self._say(f"INFRA: {guard.sick}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Keep every case from a board that is sick."""
+        guard = self.run.guard
+        if guard is not None and guard.sick and case_of(item) is not None:
+            raise InfraError(f"INFRA: {guard.sick}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -119,19 +164,47 @@ class SuitePlugin:
         """Write a record for each test: of its call, or of a setup or teardown that did not pass."""
         report = yield
         if self._writer is not None and (report.when == "call" or not report.passed):
-            self._writer.add(_record(item, call, report))
+            record = _record(item, call, report, self.run.place.label)
+            error = call.excinfo.value if call.excinfo is not None else None
+            if isinstance(error, InfraError):
+                report.longrepr = record.message  # nothing in a traceback tells more
+            elif isinstance(error, _DOUBTFUL):
+                record = self._in_doubt(item, report, record)
+            self._writer.add(record)
             self._recorded.add(item.nodeid)
         return report
+
+    def _in_doubt(self, item: pytest.Item, report: pytest.TestReport, record: Record) -> Record:
+        """A case died or hung. Where the canary fails after it, nobody can tell whose fault it was: no verdict."""
+        self._ask_canary(f"after {item.name}")
+        guard = self.run.guard
+        if guard is None or not guard.sick:
+            return record
+        message = (
+            f"INFRA: after this case the canary fails too, so that it is no verdict. Once the board is well, run this "
+            f"case alone: if the board falls sick again, the case does it.\n{record.message}\n{guard.sick}"
+        )
+        report.longrepr = message
+        return msgspec.structs.replace(record, outcome=Outcome.INFRA, message=message)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write what people read; the records get their last line only where every test has left one."""
         if self._writer is not None:
+            if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+                self._ask_canary("after the last case")
+            if self.run.guard is not None and self.run.guard.sick:
+                # A canary is no test: without this, a board that died at the very end would pass.
+                session.exitstatus = exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
             if len(self._recorded) == session.testscollected:
-                self._writer.end(int(exitstatus))
+                self._writer.end(int(exitstatus), self.run.place.readings())
             folder = self._writer.folder
             run = read(self._writer.path)
             write_csv(run, folder / "records.csv")
             write_html(run, folder / "index.html")
+
+    def pytest_unconfigure(self) -> None:
+        """Let others have the board."""
+        self.run.end()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """A table of the cases, and where the rest is."""
@@ -140,11 +213,13 @@ class SuitePlugin:
         folder = self._writer.folder
         terminalreporter.section("RWKV-7 on BM1684X")
         terminalreporter.write(summary(read(self._writer.path), terminalreporter._tw.fullwidth))  # noqa: SLF001 - the width has no public name
+        if self.run.guard is not None and self.run.guard.sick:
+            terminalreporter.write_line(f"INFRA, no verdict on the compiler: {self.run.guard.sick}", red=True)
         terminalreporter.write_line(f"CSV:  {folder / 'records.csv'}")
         terminalreporter.write_line(f"HTML: {folder / 'index.html'}")
 
 
-def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> Record:
+def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, target: str) -> Record:
     case, check = case_of(item), item.stash.get(CHECK, Check())
     name = getattr(item, "originalname", item.name).removeprefix("test_")
     error = call.excinfo.value if call.excinfo is not None else None
@@ -155,7 +230,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         outcome, stage = Outcome.FAILED, check.stage
         if isinstance(error, CompileError):
             stage = Stage(error.stage.value)
-        elif isinstance(error, LibraryMissing):
+        elif isinstance(error, LibraryMissing | InfraError | RemoteFault):
             outcome = Outcome.INFRA
     own = check.bmodels[0] if check.bmodels else None
     profile = own.result.profile if own else None
@@ -165,7 +240,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         check=name if report.when == "call" else f"{name} ({report.when})",
         outcome=outcome,
         stage=stage,
-        message="" if error is None else f"{type(error).__name__}: {error}",
+        message=_in_words(error),
         seconds=call.duration,
         metrics=dict(check.metrics),
         predicted={}
@@ -180,4 +255,11 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         },
         bmodel_sha256=own.result.bmodel_sha256 if own else "",
         runtime=check.runtime,
+        target=target,
     )
+
+
+def _in_words(error: BaseException | None) -> str:
+    if isinstance(error, InfraError):
+        return str(error)
+    return "" if error is None else f"{type(error).__name__}: {error}"

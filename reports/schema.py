@@ -44,6 +44,16 @@ class Outcome(Enum):
     INFRA = "infra"  # the device or the host is sick: no verdict on the compiler
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a board tells of itself, or why it does not."""
+
+    name: str
+    value: float | str | None  # null: unavailable
+    unit: str = ""
+    source: str = ""  # a file or a command
+    why_unavailable: str = ""
+
+
 class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True):
     """Where every record of the file comes from."""
 
@@ -51,7 +61,7 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     id: str
     started: str  # ISO 8601 with offset
     command: tuple[str, ...]
-    target: str  # "cmodel", the simulator, or a board's number
+    target: str  # "cmodel"; or words that begin with "simulator"; anything else is a board
     harness: dict[str, str]  # version, git commit, whether there were local changes
     toolchain: dict[str, str]  # version, compiler commit, wheel's SHA-256, identity
     checkpoint: dict[str, str | int]  # name, container, SHA-256, sizes, codec
@@ -59,6 +69,15 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     limits_sha256: str
     machine: dict[str, str | int]  # system, processor, cores, memory_bytes, python
     packages: dict[str, str]
+    health: tuple[Reading, ...] = ()  # of the board, before the first case; none of the plain simulator
+
+    @property
+    def where(self) -> str:
+        """The target in words: a simulator is never called a board."""
+        if self.target == "cmodel":
+            return "the BM1684X simulator (cmodel)"
+        simulated = self.target.startswith("simulator")
+        return f"the BM1684X {self.target}" if simulated else f"BM1684X board {self.target}"
 
 
 class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_only=True):
@@ -77,6 +96,7 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     )  # by the compiler's cycle profile: no measurement
     bmodel_sha256: str = ""
     runtime: dict[str, str] = msgspec.field(default_factory=dict)  # versions and hashes of the libraries that ran
+    target: str = ""  # as in the line of type "run": a record that stands alone still tells
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True):
@@ -86,6 +106,7 @@ class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True
     records: int
     outcomes: dict[str, int]
     exit_status: int
+    health: tuple[Reading, ...] = ()  # of the board, after the last case
 
 
 Line = Run | Record | End

@@ -1,0 +1,1 @@
+"""Boards of other machines, reached through the OpenSSH client."""
