@@ -6,17 +6,15 @@ import hashlib
 import re
 import shlex
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 import msgspec
 
+from compile.cached import make_once
 from compile.export import export
 from compile.identity import hash_graph_source
 from compile.process import run, tail
@@ -25,6 +23,7 @@ from compile.spec import GraphKind, GraphSpec, Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from compile.dims import Arrays
     from compile.graphs.model import Rwkv7
@@ -137,34 +136,19 @@ def compile_graph(
     Raises:
         CompileError: a stage failed. The working folder, with logs, is kept for the command that it shows.
     """
-    key = job.key
-    what = f"{job.spec.name} {job.quantization.value} [{key[:8]}]"
-    final = cache / "bmodels" / key
-    if (found := _load(final)) is not None:
-        return found
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(cache / "bmodels" / f".{key}.lock"):
-        if (found := _load(final)) is not None:  # made by another process while this one waited
-            return found
-        _sweep(final.parent, key)
-        with _working_folder(final.parent, key) as work:
-            try:
-                result = _compile(job, key, work, what, say, timeout_s)
-            except CompileError as error:
-                kept = cache / "failed" / key
-                shutil.rmtree(kept, ignore_errors=True)
-                kept.parent.mkdir(exist_ok=True)
-                work.rename(kept)
-                error.args = (str(error).replace(str(work), str(kept)),)
-                raise
-            for pattern in _LEAVE_OUT:
-                for unwanted in work.glob(pattern):
-                    shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
-            (work / "model.onnx").unlink()
-            (work / _RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
-            shutil.rmtree(final, ignore_errors=True)
-            work.rename(final)
-    return Bmodel(final, result, cached=False)
+    final = cache / "bmodels" / job.key
+
+    def make(work: Path) -> Bmodel:
+        with keeping_failures(work, cache / "failed" / final.name):
+            result = _compile(Stages(job, work, say=say, timeout_s=timeout_s), say)
+        for pattern in _LEAVE_OUT:
+            for unwanted in work.glob(pattern):
+                shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
+        (work / "model.onnx").unlink()
+        (work / _RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+        return Bmodel(final, result, cached=False)
+
+    return make_once(final, _load, make)
 
 
 def _load(folder: Path) -> Bmodel | None:
@@ -177,80 +161,121 @@ def _load(folder: Path) -> Bmodel | None:
     return bmodel if bmodel.path.is_file() and _sha256(bmodel.path) == result.bmodel_sha256 else None
 
 
-def _sweep(parent: Path, key: str) -> None:
-    """Remove what a killed compile of this key left behind; the caller holds the key's lock."""
-    for leftover in parent.glob(f".{key}.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 @contextmanager
-def _working_folder(parent: Path, key: str) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=parent))
+def keeping_failures(work: Path, kept: Path) -> Iterator[None]:
+    """Where a stage fails, move the working folder to *kept*, and say so in the error."""
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # gone already where it was renamed
+        yield
+    except CompileError as error:
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(exist_ok=True)
+        work.rename(kept)
+        error.args = (str(error).replace(str(work), str(kept)),)
+        raise
 
 
-def _compile(job: Job, key: str, work: Path, what: str, say: Callable[[str], None], timeout_s: float) -> Compiled:
-    costs: dict[str, StageCost] = {}
-    tools = job.toolchain
+class Stages:
+    """The stages of one compile, in a working folder; each raises CompileError where it fails.
 
-    def stage(stage: Stage, command: list[str], log: Path, product: Path) -> None:
-        say(f"{what}: {'lower and codegen' if stage is Stage.LOWER else stage.value} …")
-        environment = tools.environment()
-        done = run(command, folder=work, log=log, environment=environment, timeout_s=timeout_s)
-        costs[stage.value] = StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes)
+    Attributes:
+        what: the job in a few words, for a person.
+        costs: what each stage took, by its name.
+    """
+
+    def __init__(self, job: Job, work: Path, *, say: Callable[[str], None], timeout_s: float) -> None:
+        """*work* is empty; *say* receives a line as each stage begins; *timeout_s* is a limit for each of them."""
+        self.job = job
+        self.work = work
+        self.what = f"{job.spec.name} {job.quantization.value} [{job.key[:8]}]"
+        self.costs: dict[str, StageCost] = {}
+        self._say = say
+        self._timeout_s = timeout_s
+
+    def export(self) -> list[str]:
+        """Write ``model.onnx``; returns the operations to be computed in float32 in every quantisation."""
+        self._say(f"{self.what}: {Stage.EXPORT.value} …")
+        start = time.monotonic()
+        job = self.job
+        graph = job.variant(job.arrays, T=job.spec.T, every_position=job.spec.kind is not GraphKind.PREFILL)
+        f32 = export(graph, self.work / "model.onnx")
+        self.costs[Stage.EXPORT.value] = StageCost(seconds=time.monotonic() - start, peak_bytes=0)
+        return f32
+
+    def transform(self) -> Path:
+        """Make ``model.mlir``, the TOP dialect."""
+        mlir = self.work / "model.mlir"
+        command = [*self.job.toolchain.command("model_transform"), "--model_name", self.job.spec.name]
+        command += ["--model_def", "model.onnx", "--mlir", mlir.name]
+        self._run(Stage.TRANSFORM, command, self.work / "transform.log", mlir)
+        return mlir
+
+    def lower(self, f32: list[str]) -> Path:
+        """Make the TPU dialect and stop there."""
+        job = self.job
+        mlir = self.work / f"{job.spec.name}_bm1684x_{job.quantization.value.lower()}_tpu.mlir"
+        self._run(Stage.LOWER, [*self._deploy(f32), "--not_gen_bmodel"], self.work / "deploy.log", mlir)
+        return mlir
+
+    def lower_and_generate(self, f32: list[str]) -> tuple[Path, Profile]:
+        """Make ``model.bmodel``; returns it and its timeline."""
+        bmodel = self.work / "model.bmodel"
+        command = self._deploy(f32)
+        log = self.work / "deploy.log"
+        self._run(Stage.LOWER, command, log, bmodel)
+        try:
+            return bmodel, read_profile(self.work / "compiler_profile_0.txt")
+        except ProfileError as error:
+            rerun = f"cd {shlex.quote(str(self.work))} && {shlex.join(command)}"
+            raise CompileError(Stage.CODEGEN, self.what, str(error), rerun=rerun, log=log) from error
+
+    def _deploy(self, f32: list[str]) -> list[str]:
+        """The command that lowers, after its table is written."""
+        job, mlir = self.job, self.work / "model.mlir"
+        command = [*job.toolchain.command("model_deploy"), "--mlir", mlir.name, "--chip", "bm1684x"]
+        command += ["--quantize", job.quantization.value, "--model", "model.bmodel", *job.flags]
+        if f32 and job.quantization is not Quantization.F32:
+            table = self.work / "f32_operations.txt"
+            table.write_text("".join(f"{name} F32\n" for name in f32))
+            command += ["--quantize_table", table.name]
+            if lost := set(f32) - set(re.findall(r'loc\("([^"]+)"\)', mlir.read_text())):
+                reason = (
+                    f"operations that must stay in float32 are not in the TOP dialect: {', '.join(sorted(lost)[:5])}"
+                )
+                rerun = f"cd {shlex.quote(str(self.work))} && {shlex.join(command)}"
+                raise CompileError(Stage.LOWER, self.what, reason, rerun=rerun, log=self.work / "transform.log")
+        return command
+
+    def _run(self, stage: Stage, command: list[str], log: Path, product: Path) -> None:
+        to_bmodel = product.suffix == ".bmodel"
+        self._say(f"{self.what}: {'lower and codegen' if to_bmodel else stage.value} …")
+        environment = self.job.toolchain.environment()
+        done = run(command, folder=self.work, log=log, environment=environment, timeout_s=self._timeout_s)
+        self.costs[stage.value] = StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes)
         if done.status == 0 and product.is_file() and product.stat().st_size:
             return
-        if stage is Stage.LOWER and list(work.glob("*_tpu.mlir")):
+        if to_bmodel and list(self.work.glob("*_tpu.mlir")):
             stage = Stage.CODEGEN  # one tool does both; the TPU dialect on disk says that lowering succeeded
         # The whole environment is too long to paste: these are the settings that decide where libraries come from.
         settings = [f"{name}={environment[name]}" for name in ("PATH", "OMP_NUM_THREADS") if name in environment]
-        rerun = f"cd {shlex.quote(str(work))} && env -u LD_LIBRARY_PATH -u PYTHONPATH {shlex.join(settings + command)}"
+        unset = "env -u LD_LIBRARY_PATH -u PYTHONPATH"
+        rerun = f"cd {shlex.quote(str(self.work))} && {unset} {shlex.join(settings + command)}"
         reason = done.ending if done.status else f"left no {product.name}"
-        raise CompileError(stage, what, reason, rerun=rerun, log=log)
+        raise CompileError(stage, self.what, reason, rerun=rerun, log=log)
 
-    say(f"{what}: {Stage.EXPORT.value} …")
-    start = time.monotonic()
-    onnx = work / "model.onnx"
-    graph = job.variant(job.arrays, T=job.spec.T, every_position=job.spec.kind is not GraphKind.PREFILL)
-    f32 = export(graph, onnx)
-    costs[Stage.EXPORT.value] = StageCost(seconds=time.monotonic() - start, peak_bytes=0)
 
-    mlir = work / "model.mlir"
-    log = work / "transform.log"
-    command = [*tools.command("model_transform"), "--model_name", job.spec.name]
-    stage(Stage.TRANSFORM, [*command, "--model_def", onnx.name, "--mlir", mlir.name], log, mlir)
-
-    command = [*tools.command("model_deploy"), "--mlir", mlir.name, "--chip", "bm1684x"]
-    command += ["--quantize", job.quantization.value, "--model", "model.bmodel", *job.flags]
-    log = work / "deploy.log"
-    if f32 and job.quantization is not Quantization.F32:
-        table = work / "f32_operations.txt"
-        table.write_text("".join(f"{name} F32\n" for name in f32))
-        command += ["--quantize_table", table.name]
-        if lost := set(f32) - set(re.findall(r'loc\("([^"]+)"\)', mlir.read_text())):
-            reason = f"operations that must stay in float32 are not in the TOP dialect: {', '.join(sorted(lost)[:5])}"
-            rerun = f"cd {shlex.quote(str(work))} && {shlex.join(command)}"
-            raise CompileError(Stage.LOWER, what, reason, rerun=rerun, log=work / "transform.log")
-    bmodel = work / "model.bmodel"
-    stage(Stage.LOWER, command, log, bmodel)
-    try:
-        profile = read_profile(work / "compiler_profile_0.txt")
-    except ProfileError as error:
-        rerun = f"cd {shlex.quote(str(work))} && {shlex.join(command)}"
-        raise CompileError(Stage.CODEGEN, what, str(error), rerun=rerun, log=log) from error
-    seconds = sum(cost.seconds for cost in costs.values())
-    say(f"{what}: compiled in {seconds:.0f} s, predicted {profile.predicted_ms:.4f} ms a call")
+def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
+    f32 = stages.export()
+    stages.transform()
+    bmodel, profile = stages.lower_and_generate(f32)
+    seconds = sum(cost.seconds for cost in stages.costs.values())
+    say(f"{stages.what}: compiled in {seconds:.0f} s, predicted {profile.predicted_ms:.4f} ms a call")
     return Compiled(
-        key=key,
+        key=stages.job.key,
         bmodel_sha256=_sha256(bmodel),
         bmodel_bytes=bmodel.stat().st_size,
         profile=profile,
-        costs=costs,
-        toolchain=tools.identity,
+        costs=stages.costs,
+        toolchain=stages.job.toolchain.identity,
         f32_operations=tuple(f32),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from compile.compiler import CompileError
+from compile.interpreter import InterpreterError
 from compile.toolchain import ToolchainError
 from harness.commands import checkpoint, toolchain
 from harness.commands.doctor import doctor
@@ -43,6 +44,7 @@ EXPLAINED = (
     CheckpointError,
     CompileError,
     DataError,
+    InterpreterError,
     NoBoardError,
     NotFiniteError,
     ResultsError,

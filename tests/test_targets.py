@@ -11,7 +11,7 @@ from harness.prompts import prompt
 from harness.targets.base import Score
 from harness.targets.ort import OnnxRuntime
 from harness.targets.rwkv_package import RwkvPackage, RwkvPackageError
-from harness.targets.scorers import CMODEL, DESCRIPTIONS, EMULATED, Compiled, ScorerError, open_scorer
+from harness.targets.scorers import CMODEL, DESCRIPTIONS, DIALECTS, EMULATED, SAIL, Compiled, ScorerError, open_scorer
 from harness.targets.torch import ReferenceTarget
 from reference.emulated import Emulated
 from reference.naive import Naive
@@ -98,7 +98,7 @@ def test_onnx_runtime(model, state, want, chunk_lengths):
     agrees(OnnxRuntime(model.arrays, Rwkv7, chunk_lengths).run(TOKENS, state), want, 2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(DESCRIPTIONS) - {CMODEL, "N"}))
+@pytest.mark.parametrize("name", sorted(set(DESCRIPTIONS) - {CMODEL, "N", SAIL, *DIALECTS}))
 def test_scorers_by_name(model, state, name):
     """Each scores texts as the naive recurrence does, within its precision."""
     with open_scorer("naive", model) as naive:
@@ -135,9 +135,10 @@ def test_score_is_of_the_continuation():
     assert score.is_top.tolist() == [False, True]
 
 
-def test_unknown_name(model):
+@pytest.mark.parametrize("name", ["gpu", "", "sail:", "sail:x", "top:0", "-1"])
+def test_unknown_name(model, name):
     """A name that is none lists those that are."""
-    with pytest.raises(ScorerError, match=r"no target 'gpu'.*naive, torch"), open_scorer("gpu", model):
+    with pytest.raises(ScorerError, match=f"no target '{name}'.*naive, torch"), open_scorer(name, model):
         pass
 
 

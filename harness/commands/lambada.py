@@ -93,7 +93,7 @@ def lambada(
     names = targets or ["torch"]
     if len(names) > 2:
         raise typer.BadParameter(f"one or two targets can be named, not {len(names)}: {' '.join(names)}")
-    if unknown := [name for name in names if name not in DESCRIPTIONS and not name.isdecimal()]:
+    if unknown := [name for name in names if name not in DESCRIPTIONS and not name.removeprefix("sail:").isdecimal()]:
         # Opening it would tell too, but the second only after hours of the first.
         raise ScorerError(f"no target {unknown[0]!r}; there are {', '.join(DESCRIPTIONS)}")
     say = partial(typer.echo, err=as_json)

@@ -13,8 +13,10 @@ import torch
 
 import reference
 from compile.compiler import Job, compile_graph
+from compile.dims import Dims
 from compile.flags import needed_flags
 from compile.identity import hash_graph_source
+from compile.lowering import Dialect
 from compile.release import DEFAULT_RELEASE
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import find
@@ -23,8 +25,10 @@ from harness.device.board import find_board
 from harness.paths import cache_folder
 from harness.targets.base import Score
 from harness.targets.bmodel import BmodelScorer
+from harness.targets.interpreter import open_interpreters
 from harness.targets.ort import OnnxRuntime
 from harness.targets.rwkv_package import RwkvPackage
+from harness.targets.sail import SailTarget, import_sail
 from harness.targets.torch import FastScorer, ReferenceTarget
 from reference.emulated import Emulated
 from reference.fast import Fast
@@ -36,11 +40,15 @@ from runtime.libraries import Libraries
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from compile.compiler import Bmodel
+    from compile.toolchain import Toolchain
     from harness.checkpoints import Model
     from harness.targets.base import Scorer, StateArrays, Target, Text
 
 CMODEL = "cmodel"
+SAIL = "sail"
 EMULATED = {f"emulated-{precision.value.lower()}": precision for precision in Precision}
+DIALECTS = {dialect.value: dialect for dialect in Dialect}
 
 DESCRIPTIONS = {
     "naive": "the recurrence as written, float64: the truth",
@@ -49,8 +57,11 @@ DESCRIPTIONS = {
     **{name: f"the reference with the rounding of {precision.value}" for name, precision in EMULATED.items()},
     "rwkv": "the PyPI package rwkv, float32",
     "ort": "the exported graphs on ONNX Runtime, float32",
+    Dialect.TOP.value: "TPU-MLIR's interpreter of its TOP dialect, float32",
+    Dialect.TPU.value: "TPU-MLIR's interpreter of its TPU dialect, quantised",
     CMODEL: "bmodels on the BM1684X simulator",
     "N": "bmodels on board number N",
+    SAIL: "bmodels on board 0 through sophon-sail, on board N as sail:N",
 }
 """Every target that scores texts, by name."""
 
@@ -64,7 +75,7 @@ class Compiled:
     """How the graphs of a target are made, where it has graphs.
 
     Attributes:
-        quantization: of the bmodels.
+        quantization: of the bmodels and of the TPU dialect.
         chunk_lengths: tokens a call of the prefill graphs; decode is always there.
         variant: how the model is written as a graph.
         toolchain: TPU-MLIR release.
@@ -103,56 +114,69 @@ def open_scorer(
     Raises:
         ScorerError: there is no such target.
         ToolchainError, CompileError, NoBoardError, RuntimeFault: a target that cannot be had.
+        InterpreterError: the process of an interpreter died, on opening or later.
     """
-    what = DESCRIPTIONS.get(name, "")
-    checkpoint = model.checkpoint
+    engine, _, number = name.partition(":")
+    if (scorer := _reference(name, model)) is not None:
+        yield scorer
+    elif name == "rwkv":
+        theirs = {"target": name, "torch": str(torch.__version__), "rwkv": version("rwkv")}
+        with RwkvPackage(model.checkpoint) as package:
+            yield EveryPosition(package, theirs, DESCRIPTIONS[name])
+    elif name == "ort":
+        variant = VARIANTS[compiled.variant]
+        identity = {"target": name, "onnxruntime": version("onnxruntime")} | _graphs(compiled)
+        yield EveryPosition(OnnxRuntime(model.arrays, variant, compiled.chunk_lengths), identity, DESCRIPTIONS[name])
+    elif name in DIALECTS:
+        with _open_dialect(DIALECTS[name], model, compiled, say) as interpreted:
+            yield interpreted
+    elif name == CMODEL or name.isdecimal():
+        with _open_bmodels(name, model, compiled, say) as bmodels:
+            yield bmodels
+    elif engine == SAIL and (number.isdecimal() or name == SAIL):
+        yield _open_sail(name, int(number or 0), model, compiled, say)
+    else:
+        raise ScorerError(f"no target {name!r}; there are {', '.join(DESCRIPTIONS)}")
+
+
+def _reference(name: str, model: Model) -> Scorer | None:
+    """The reference of that name, in this process; None where it is another target's."""
+    checkpoint, what = model.checkpoint, DESCRIPTIONS.get(name, "")
     ours = {"target": name, "torch": str(torch.__version__), "reference": _reference_sha256()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast, on_device = ours | {"device": device}, f"{what}, on {device}"
     if name == "naive":
-        yield EveryPosition(ReferenceTarget(Naive(checkpoint)), ours, what)
-    elif name == "torch":
-        yield FastScorer(Fast(checkpoint, device=device), fast, on_device)
-    elif name == "torch-bf16":
-        yield FastScorer(Fast(checkpoint, torch.bfloat16, device), fast, on_device)
-    elif name in EMULATED:
-        yield FastScorer(Emulated(checkpoint, EMULATED[name], device), fast, on_device)
-    elif name == "rwkv":
-        theirs = {"target": name, "torch": str(torch.__version__), "rwkv": version("rwkv")}
-        with RwkvPackage(checkpoint) as package:
-            yield EveryPosition(package, theirs, what)
-    elif name == "ort":
-        variant = VARIANTS[compiled.variant]
-        identity = {"target": name, "onnxruntime": version("onnxruntime"), "graphs": hash_graph_source(variant)}
-        identity["chunk_lengths"] = _listed(compiled)
-        yield EveryPosition(OnnxRuntime(model.arrays, variant, compiled.chunk_lengths), identity, what)
-    elif name == CMODEL or name.isdecimal():
-        with _open_bmodels(name, model, compiled, say) as scorer:
-            yield scorer
-    else:
-        raise ScorerError(f"no target {name!r}; there are {', '.join(DESCRIPTIONS)}")
+        return EveryPosition(ReferenceTarget(Naive(checkpoint)), ours, what)
+    if name == "torch":
+        return FastScorer(Fast(checkpoint, device=device), fast, on_device)
+    if name == "torch-bf16":
+        return FastScorer(Fast(checkpoint, torch.bfloat16, device), fast, on_device)
+    if name in EMULATED:
+        return FastScorer(Emulated(checkpoint, EMULATED[name], device), fast, on_device)
+    return None
+
+
+@contextmanager
+def _open_dialect(
+    dialect: Dialect, model: Model, compiled: Compiled, say: Callable[[str], None]
+) -> Generator[EveryPosition]:
+    toolchain = find(compiled.toolchain, cache_folder())
+    jobs = _jobs(model, compiled, GraphKind.PREFILL_ALL, toolchain)
+    identity = {"target": dialect.value, "toolchain": toolchain.identity} | _graphs(compiled)
+    description = f"{DESCRIPTIONS[dialect.value]}, TPU-MLIR {toolchain.compiler_commit}"
+    if dialect is Dialect.TPU:
+        identity["quantization"] = compiled.quantization.value
+        description += f", {compiled.quantization.value}"
+    with open_interpreters(jobs, dialect, cache_folder(), say=say) as target:
+        yield EveryPosition(target, identity, description)
 
 
 @contextmanager
 def _open_bmodels(name: str, model: Model, compiled: Compiled, say: Callable[[str], None]) -> Generator[BmodelScorer]:
     toolchain = find(compiled.toolchain, cache_folder())
     libraries = Libraries.cmodel(toolchain.libraries) if name == CMODEL else find_board(int(name))
-    specs = [GraphSpec(kind=GraphKind.PREFILL, T=T) for T in compiled.chunk_lengths]
     bmodels = [
-        compile_graph(
-            Job(
-                arrays=model.arrays,
-                arrays_sha256=model.arrays_sha256,
-                variant=VARIANTS[compiled.variant],
-                spec=spec,
-                quantization=compiled.quantization,
-                flags=needed_flags(model.arrays),
-                toolchain=toolchain,
-            ),
-            cache_folder(),
-            say=say,
-        )
-        for spec in [GraphSpec(kind=GraphKind.DECODE), *specs]
+        compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, GraphKind.PREFILL, toolchain)
     ]
     where = "BM1684X simulator" if name == CMODEL else f"BM1684X board {name}"
     description = (
@@ -162,9 +186,50 @@ def _open_bmodels(name: str, model: Model, compiled: Compiled, say: Callable[[st
     with Engine.open(
         libraries, [bmodel.path for bmodel in bmodels], device=0 if name == CMODEL else int(name)
     ) as engine:
-        identity = {"target": name, "bmodels": ",".join(sorted(bmodel.result.bmodel_sha256 for bmodel in bmodels))}
+        identity = {"target": name, "bmodels": _sha256s(bmodels)}
         identity |= {file.path.rpartition("/")[2]: file.sha256 for file in engine.versions.libraries}
         yield BmodelScorer(engine, identity, description)
+
+
+def _open_sail(name: str, board: int, model: Model, compiled: Compiled, say: Callable[[str], None]) -> EveryPosition:
+    import_sail()  # before minutes of compiling
+    toolchain = find(compiled.toolchain, cache_folder())
+    bmodels = [
+        compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, GraphKind.PREFILL_ALL, toolchain)
+    ]
+    target = SailTarget([bmodel.path for bmodel in bmodels], Dims.of(model.arrays), board)
+    identity = {"target": name, "bmodels": _sha256s(bmodels), "sail": target.version}
+    description = (
+        f"BM1684X board {board} through sophon-sail {target.version}, {compiled.quantization.value}, "
+        f"prefill {_listed(compiled) or 'by decode'}, TPU-MLIR {toolchain.compiler_commit}"
+    )
+    return EveryPosition(target, identity, description)
+
+
+def _jobs(model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolchain) -> list[Job]:
+    """The decode graph and one of kind *prefill* for each chunk length."""
+    specs = [GraphSpec(kind=prefill, T=T) for T in compiled.chunk_lengths]
+    return [
+        Job(
+            arrays=model.arrays,
+            arrays_sha256=model.arrays_sha256,
+            variant=VARIANTS[compiled.variant],
+            spec=spec,
+            quantization=compiled.quantization,
+            flags=needed_flags(model.arrays),
+            toolchain=toolchain,
+        )
+        for spec in [GraphSpec(kind=GraphKind.DECODE), *specs]
+    ]
+
+
+def _graphs(compiled: Compiled) -> dict[str, str]:
+    """Identity of the graphs before any compile."""
+    return {"graphs": hash_graph_source(VARIANTS[compiled.variant]), "chunk_lengths": _listed(compiled)}
+
+
+def _sha256s(bmodels: Sequence[Bmodel]) -> str:
+    return ",".join(sorted(bmodel.result.bmodel_sha256 for bmodel in bmodels))
 
 
 def _reference_sha256() -> str:

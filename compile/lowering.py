@@ -1,0 +1,92 @@
+"""The compiler's two dialects of one graph, with their weights, as its interpreters load them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shutil
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from compile.cached import make_once
+from compile.compiler import Stages, keeping_failures
+from compile.spec import Quantization
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from compile.compiler import Job
+
+_FORMAT = 1  # raise it when this file keeps something else of the same inputs
+_WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
+
+
+class Dialect(Enum):
+    """The forms that a graph takes inside the compiler."""
+
+    TOP = "top"  # after ``model_transform``: float32, knows no chip
+    TPU = "tpu"  # after lowering: quantised, for the chip
+
+
+def lowered(
+    job: Job,
+    dialect: Dialect,
+    cache: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    timeout_s: float = 3600.0,
+) -> Path:
+    """Compile as far as *dialect*, or find it done; the same stages with the same options as for a bmodel.
+
+    Args:
+        job: what to compile; quantisation and flags mean nothing to TOP.
+        dialect: where to stop.
+        cache: the cache folder; results live in ``cache/dialects/<key>``, failures in ``cache/failed/<key>``.
+        say: receives one line of progress at a time.
+        timeout_s: limit for each stage, in seconds.
+
+    Returns:
+        The MLIR file; its folder holds its weights too.
+
+    Raises:
+        CompileError: a stage failed. The working folder, with logs, is kept for the command that it shows.
+    """
+    if dialect is Dialect.TOP:
+        job = dataclasses.replace(job, quantization=Quantization.F32, flags=())
+    key = hashlib.sha256(repr((_FORMAT, dialect.value, job.key)).encode()).hexdigest()[:24]
+    final = cache / "dialects" / key
+
+    def make(work: Path) -> Path:
+        with keeping_failures(work, cache / "failed" / key):
+            stages = Stages(job, work, say=say, timeout_s=timeout_s)
+            f32 = stages.export()
+            mlir = stages.transform()
+            if dialect is Dialect.TPU:
+                mlir = stages.lower(f32)
+        wanted = {mlir.name, _weights(mlir).name}
+        for path in work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in wanted and path.suffix != ".log":
+                path.unlink()
+        mlir.rename(work / _name(dialect))
+        return final / _name(dialect)
+
+    return make_once(final, lambda folder: _load(folder / _name(dialect)), make)
+
+
+def _load(mlir: Path) -> Path | None:
+    return mlir if mlir.is_file() and _weights(mlir).is_file() else None
+
+
+def _weights(mlir: Path) -> Path:
+    """The file of weights beside an MLIR file, as that names it: it is looked for in the working directory."""
+    with mlir.open() as lines:
+        found = next(filter(None, map(_WEIGHTS.search, lines)), None)
+    return mlir.parent / (found[1] if found else "no weights")
+
+
+def _name(dialect: Dialect) -> str:
+    return f"{dialect.value}.mlir"

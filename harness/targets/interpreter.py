@@ -1,0 +1,41 @@
+"""The compiler's own interpreters of its dialects: what it made of the graphs, before any code is generated."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from compile.dims import Dims
+from compile.interpreter import Interpreter
+from compile.lowering import Dialect, lowered
+from harness.targets.graphs import GraphTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+    from compile.compiler import Job
+
+
+@contextmanager
+def open_interpreters(
+    jobs: Sequence[Job], dialect: Dialect, cache: Path, *, say: Callable[[str], None] = lambda _: None
+) -> Generator[GraphTarget]:
+    """One process of the toolchain's Python for each graph.
+
+    Args:
+        jobs: a decode graph and graphs that give every position, of one model.
+        dialect: TOP, or TPU with the jobs' quantisation.
+        cache: the cache folder.
+        say: receives one line of progress of a compile at a time.
+
+    Raises:
+        CompileError: a graph does not come as far as the dialect.
+        InterpreterError: on opening or later, a process died.
+    """
+    with ExitStack() as stack:
+        nets = {
+            job.spec.T: stack.enter_context(Interpreter(job.toolchain, lowered(job, dialect, cache, say=say)))
+            for job in jobs
+        }
+        yield GraphTarget(nets, Dims.of(jobs[0].arrays))
