@@ -44,11 +44,13 @@ def test_trained_checkpoint_that_reverses(shared_data, tmp_path):
     assert (tmp_path / "runs" / run.run.id / "records.csv").is_file()
 
 
-@pytest.mark.parametrize("grid", ["smoke", pytest.param("default", marks=pytest.mark.long)])
-def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path, grid):
-    """A model of twelve layers in the ggmf container passes every suite on the simulator."""
+@pytest.mark.parametrize(
+    "arguments", [["--grid", "smoke", "-k", "parity or task"], pytest.param([], marks=pytest.mark.long)]
+)
+def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path, arguments):
+    """A model of twelve layers in the ggmf container passes on the simulator; every suite of it takes long."""
     checkpoint = shared_data / "tiny_rwkv7_834k" / "tiny-rwkv-7v0-834K-FP32.bin"
-    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint), "--grid", grid)
+    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint), *arguments)
     assert done.returncode == 0, done.stdout[-8000:]
     assert {record.outcome for record in run.records} <= {Outcome.PASSED, Outcome.SKIPPED}
     assert run.run.checkpoint["codec"] == "raw-bytes"
