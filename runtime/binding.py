@@ -11,7 +11,7 @@ from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t,
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from runtime.faults import DeviceError, LibraryMissing, OutOfDeviceMemory
+from runtime.faults import DeviceError, FunctionMissing, LibraryMissing, OutOfDeviceMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +126,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bm_free_device": (None, [_HANDLE, DeviceMem]),
     "bm_memcpy_s2d": (_STATUS, [_HANDLE, DeviceMem, c_void_p]),
     "bm_memcpy_d2s": (_STATUS, [_HANDLE, c_void_p, DeviceMem]),
+    "bm_memcpy_d2d_byte": (_STATUS, [_HANDLE, DeviceMem, c_size_t, DeviceMem, c_size_t, c_size_t]),
     "bm_thread_sync": (_STATUS, [_HANDLE]),
     "bm_get_chipid": (_STATUS, [_HANDLE, POINTER(c_uint32)]),
     "bm_get_driver_version": (_STATUS, [_HANDLE, POINTER(c_int)]),
@@ -143,6 +144,19 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "libbmrt_version": (c_char_p, []),
 }
+
+FUNCTIONS = tuple(_SIGNATURES)
+"""All functions that are ever called; a library may lack some."""
+
+_NEEDED_FOR = {
+    "bm_get_chipid": "telling which chip is there",
+    "bm_get_driver_version": "telling the driver's version",
+    "bm_memcpy_d2d_byte": "forking a session without its state leaving the device",
+    "bmrt_get_flags": "telling how the runtime is set (libsophon of April 2024 and later have it)",
+    "libbmlib_version": "telling its version",
+    "libbmrt_version": "telling its version",
+}
+"""What cannot be done without a function; without any other nothing can be run at all."""
 
 
 def check(call: str, result: Any) -> Any:
@@ -188,7 +202,8 @@ class Vendor:
         A function is looked up when first called, so that a library without an optional one still serves.
 
         Raises:
-            DeviceError: the function is missing or failed.
+            FunctionMissing: the library has no such function.
+            DeviceError: it failed.
             OutOfDeviceMemory: it failed for lack of device memory.
         """
         function = self._functions.get(name)
@@ -196,14 +211,26 @@ class Vendor:
             function = self._functions[name] = self._find(name)
         return check(name, function(*arguments))
 
+    def version(self, name: str) -> str | None:
+        """What the library says through *name*, libbmlib_version or libbmrt_version; None where it cannot tell."""
+        try:
+            said = self.call(name)
+        except FunctionMissing:
+            return None
+        return said.decode(errors="replace").strip() if said else None
+
     def _find(self, name: str) -> Any:
         of_runtime = name.startswith(("bmrt_", "libbmrt_"))
-        library = self._libraries[of_runtime]
+        path = self.bmrt if of_runtime else self.bmlib
         try:
-            function = getattr(library, name)
+            function = getattr(self._libraries[of_runtime], name)
         except AttributeError as error:
-            raise DeviceError(
-                f"{name} is missing in {self.bmrt if of_runtime else self.bmlib}: another release?", call=name
+            version_name = "libbmrt_version" if of_runtime else "libbmlib_version"
+            version = None if name == version_name else self.version(version_name)
+            raise FunctionMissing(
+                f"{path.resolve()} ({version or 'of unknown version'}) has no {name}: this libsophon is older than "
+                f"needed for {_NEEDED_FOR.get(name, 'running bmodels')}. Update libsophon",
+                call=name,
             ) from error
         function.restype, function.argtypes = _SIGNATURES[name]
         return function

@@ -28,8 +28,11 @@ _LINKS = {
 }
 
 _UNUSED_ENGINES = frozenset({"TPU_GDE", "TPU_SORT", "TPU_NMS"})
+_MATRICES, _MOVES = "TPU_BD", "TPU_GDMA"
+_COMPUTING_ENGINES = frozenset({_MATRICES, _MOVES})
 _DISPATCHER = "CORE_MAIN"
-_WAITING_NICENESS = 10
+_WAITING_NICENESS = 5
+_BUSY_THREADS = 4  # the caller, the dispatcher, and the two engines that compute
 _THREADS_START_WITHIN_S = 1.0
 
 
@@ -65,19 +68,28 @@ def calm_threads() -> None:
     """Give the cores to the engines that compute; called on the thread that will launch, once the device is open.
 
     Each engine, the dispatcher and the caller of a launch are threads that spin while they wait, and on few cores
-    they starve each other. The engines that RWKV-7 hardly uses get only cores that nobody else wants; dispatcher and
-    caller, which mostly wait for the two others, step back. Results stay the same, bit for bit.
+    they starve each other. The engines that RWKV-7 hardly uses get only cores that nobody else wants. Where there is
+    not a core for each of the others, dispatcher and caller, which mostly wait, step back. On two cores each
+    computing engine has one of them, with one of those that wait. Results stay the same, bit for bit.
     """
-    wanted = _UNUSED_ENGINES | {_DISPATCHER}
+    caller = threading.get_native_id()
+    wanted = _UNUSED_ENGINES | _COMPUTING_ENGINES | {_DISPATCHER}
     deadline = time.monotonic() + _THREADS_START_WITHIN_S
     while len(threads := _threads_named(wanted)) < len(wanted) and time.monotonic() < deadline:
         time.sleep(0.005)
-    for name, thread in threads.items():
-        if name in _UNUSED_ENGINES:
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            _step_back(thread)
-    _step_back(threading.get_native_id())
+    if len(threads) < len(wanted):  # another release names them otherwise: slow, but right
+        return
+    for name in _UNUSED_ENGINES:
+        os.sched_setscheduler(threads[name], os.SCHED_IDLE, os.sched_param(0))
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < _BUSY_THREADS:
+        _step_back(threads[_DISPATCHER])
+        _step_back(caller)
+    if len(cores) == len(_COMPUTING_ENGINES):
+        for thread in (caller, threads[_MATRICES]):
+            os.sched_setaffinity(thread, cores[:1])
+        for thread in (threads[_DISPATCHER], threads[_MOVES]):
+            os.sched_setaffinity(thread, cores[1:])
 
 
 def _step_back(thread: int) -> None:

@@ -35,13 +35,15 @@ class Versions:
     kind: Kind
     device: int
     libbmlib: str
+    """What the library says of its version; "unknown" for one that is too old to say."""
     libbmrt: str
     libraries: tuple[LibraryFile, ...]
     chip_id: int
     """0x1686 is BM1684X."""
     driver: int | None
     """None on the simulator."""
-    runtime_flags: int
+    runtime_flags: int | None
+    """None where the library is too old to tell."""
 
 
 class Engine:
@@ -157,17 +159,19 @@ def _open_device(worker: WorkerProcess, libraries: Libraries, device: int) -> Ve
 
 
 def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[Net, ...]:
-    loaded: list[Net] = []
+    described: list[tuple[dict[str, Any], str]] = []
     for bmodel in bmodels:
-        described = worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields["nets"]
-        loaded += [nets.interpret(net, bmodel) for net in described]
+        described += [
+            (net, bmodel) for net in worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields["nets"]
+        ]
+    loaded = nets.assemble(described)
     nets.check_agreement(loaded)
     for net in loaded:
         worker.request(
             f"reserving memory for tokens and logits of {net.name}",
             do="prepare",
             net=net.name,
-            token_bytes=4 * net.tokens,
-            logits_bytes=net.logits_bytes,
+            edges=dict(net.edges),
+            parts=net.parts,
         )
-    return tuple(loaded)
+    return loaded

@@ -30,6 +30,10 @@ class DeviceError(RuntimeFault):
         self.status = status
 
 
+class FunctionMissing(DeviceError):
+    """A vendor library lacks a function: it is older than needed for what was asked."""
+
+
 class OutOfDeviceMemory(RuntimeFault):
     """The device has no memory left for what was asked."""
 
@@ -47,4 +51,16 @@ class WorkerDied(RuntimeFault):
 
 
 class WorkerHung(RuntimeFault):
-    """The worker did not answer in time and was killed."""
+    """The worker did not answer in time and was killed.
+
+    Attributes:
+        silent_s: seconds since its last sign of life; it gives one every second, also while a library call lasts.
+    """
+
+    def __init__(self, message: str, *, silent_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.silent_s = silent_s
+
+
+class BadStateFile(RuntimeFault):
+    """A file is no saved state, is damaged, or is the state of another model."""

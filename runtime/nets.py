@@ -1,15 +1,27 @@
-"""What an RWKV bmodel's net must look like, and what one is.
+"""What the nets of an RWKV bmodel must look like, and what one is.
 
-A net takes its tokens and n recurrent states, and gives logits and the n next states, in the same order. The compiler
-changes the names of inputs and outputs, so only their order tells them apart.
+A *whole* net takes its tokens and n recurrent states, and gives logits and the n next states, in the same order. The
+compiler changes the names of inputs and outputs, so only their order tells them apart.
+
+A model may also come as a net for each *block*, in one file or in many, so that it can be compiled in parts. For T
+tokens a call these are
+
+    embed_T       tokens                         -> x
+    block_0_T     x, states                      -> x, next states, v_first
+    block_<i>_T   x, states, v_first             -> x, next states           i = 1, 2, ... without a gap
+    head_T        x                              -> logits
+
+where x are the hidden values and v_first is what block 0 gives to all the others. Each block has its own states, as
+many as block 0, at least one. Here the names of the nets do matter. Together they make one :class:`Net`, named
+blocks_T; hidden values stay in device memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence  # noqa: TC003
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +29,7 @@ from runtime.binding import Dtype
 from runtime.faults import BadBmodel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,6 +37,10 @@ if TYPE_CHECKING:
 
 _DTYPE_NAMES = {dtype.value: dtype.name for dtype in Dtype}
 _FLOATS = frozenset({Dtype.F32, Dtype.F16, Dtype.BF16})
+
+_EMBED, _BLOCK, _HEAD = re.compile(r"embed_(\d+)"), re.compile(r"block_(\d+)_(\d+)"), re.compile(r"head_(\d+)")
+_TOKENS, _LOGITS, _V_FIRST = "tokens", "logits", "v_first"
+_HIDDEN = ("x_even", "x_odd")  # a block reads one and writes the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +56,21 @@ class State:
         return math.prod(self.shape) * bytes_of(self.dtype)
 
 
+class Part(NamedTuple):
+    """A net of the bmodel, to be launched with these inputs and outputs: an edge's name or a state's number."""
+
+    net: str
+    inputs: tuple[str | int, ...]
+    outputs: tuple[str | int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
-    """A net that keeps the contract."""
+    """A whole net that keeps the contract, or the nets of all blocks, which do so together."""
 
     name: str
     bmodel: str
-    """Path of the file it came from."""
+    """Path of the file it came from; of the first, where it came from several."""
     tokens: int
     """Tokens that one call takes; 1 is a decode net."""
     vocabulary: int
@@ -56,15 +80,32 @@ class Net:
     states: tuple[State, ...]
     addr_mode: int
     """How it was compiled to address inputs and outputs; 0 is the compiler's default, BASIC."""
+    parts: tuple[Part, ...]
+    """What is launched, in this order."""
+    edges: tuple[tuple[str, int], ...]
+    """Names and bytes of the device memory for all that is no state."""
 
-    @property
-    def logits_bytes(self) -> int:
-        """Bytes of its logits in device memory."""
-        return (self.tokens if self.every_position else 1) * self.vocabulary * bytes_of(self.logits_dtype)
+
+def assemble(described: Sequence[tuple[Mapping[str, Any], str]]) -> tuple[Net, ...]:
+    """Read the worker's descriptions of nets, each with the path of its bmodel: whole nets and nets of blocks.
+
+    Raises:
+        BadBmodel: one breaks the contract, or a net of a block is missing; the message says which.
+    """
+    parts: dict[int, dict[str, tuple[Mapping[str, Any], str]]] = {}
+    nets: list[Net] = []
+    for net, bmodel in described:
+        name = net["name"]
+        found = _EMBED.fullmatch(name) or _BLOCK.fullmatch(name) or _HEAD.fullmatch(name)
+        if found:
+            parts.setdefault(int(found.groups()[-1]), {})[name] = net, bmodel
+        else:
+            nets.append(interpret(net, bmodel))
+    return (*nets, *(_assemble_blocks(tokens, named) for tokens, named in parts.items()))
 
 
 def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
-    """Read the worker's description of a net of the file *bmodel*.
+    """Read the worker's description of a whole net of the file *bmodel*.
 
     Raises:
         BadBmodel: it breaks the contract; the message says how.
@@ -73,49 +114,166 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
     inputs, outputs = described["inputs"], described["outputs"]
 
     def expect(*, that: bool, but: str) -> None:
-        if not that:
-            raise BadBmodel(f"net {name} of {bmodel} {but}")
+        _expect(described, bmodel, that=that, but=but)
 
-    expect(that=not described["is_dynamic"], but="is dynamic; compile it statically")
-    expect(that=described["stages"] == 1, but=f"has {described['stages']} stages; expected 1")
+    _expect_static(described, bmodel)
     expect(
         that=len(inputs) == len(outputs) >= 2,
         but=f"has {len(inputs)} inputs and {len(outputs)} outputs; expected tokens and n states, logits and n states",
     )
     token, logits = inputs[0], outputs[0]
-    tokens = math.prod(token["shape"])
-    expect(
-        that=token["dtype"] == Dtype.I32 and tokens == max(token["shape"], default=1) >= 1,
-        but=f"has the first input {_show(token)}; expected tokens, I32 of shape [T], [1] or [1, T]",
-    )
-    vocabulary = logits["shape"][-1] if logits["shape"] else 0
-    rows = math.prod(logits["shape"][:-1])
-    expect(
-        that=logits["dtype"] in _FLOATS and vocabulary >= 1 and rows in {1, tokens},
-        but=f"has the first output {_show(logits)}; expected logits, F32, F16 or BF16 of [V] or [{tokens}, V]",
-    )
-    for i in range(1, len(inputs)):
-        before, after = inputs[i], outputs[i]
-        expect(
-            that=before["dtype"] in _FLOATS
-            and before["dtype"] == after["dtype"]
-            and math.prod(before["shape"]) == math.prod(after["shape"]),
-            but=f"takes as state {i - 1} {_show(before)} and gives {_show(after)}; expected the same floats back",
-        )
-    net = Net(
+    tokens = _tokens(described, bmodel)
+    rows = _rows(described, bmodel, tokens)
+    _expect_same_floats(described, bmodel, zip(inputs[1:], outputs[1:], strict=True))
+    numbers = range(len(inputs) - 1)
+    return Net(
         name=name,
         bmodel=bmodel,
         tokens=tokens,
-        vocabulary=vocabulary,
+        vocabulary=logits["shape"][-1],
         every_position=rows == tokens,
         logits_dtype=Dtype(logits["dtype"]),
-        states=tuple(State(tuple(port["shape"]), Dtype(port["dtype"])) for port in inputs[1:]),
+        states=tuple(_state(port) for port in inputs[1:]),
         addr_mode=described["addr_mode"],
+        parts=(Part(name, (_TOKENS, *numbers), (_LOGITS, *numbers)),),
+        edges=((_TOKENS, token["bytes"]), (_LOGITS, logits["bytes"])),
     )
-    sizes = [4 * tokens, net.logits_bytes, *(2 * [state.size_bytes for state in net.states])]
-    sizes_found = [port["bytes"] for port in (token, logits, *inputs[1:], *outputs[1:])]
-    expect(that=sizes == sizes_found, but=f"reserves {sizes_found} bytes; expected {sizes}, one for each shape")
-    return net
+
+
+def _assemble_blocks(tokens: int, named: Mapping[str, tuple[Mapping[str, Any], str]]) -> Net:
+    """One net of the nets of all blocks for *tokens* tokens a call."""
+    count = sum(_BLOCK.fullmatch(name) is not None for name in named)
+    wanted = [f"embed_{tokens}", *(f"block_{i}_{tokens}" for i in range(max(count, 1))), f"head_{tokens}"]
+    missing = [name for name in wanted if name not in named]
+    if missing:
+        raise BadBmodel(f"of the nets for {tokens} tokens, {sorted(named)}, these are missing: {missing}")
+    embed, *blocks, head = (named[name] for name in wanted)
+    for net, bmodel in (embed, *blocks, head):
+        _expect_static(net, bmodel)
+
+    def expect_count(net: Mapping[str, Any], bmodel: str, inputs: int, outputs: int) -> None:
+        found = len(net["inputs"]), len(net["outputs"])
+        but = f"has {found[0]} inputs and {found[1]} outputs; expected {inputs} and {outputs}"
+        _expect(net, bmodel, that=found == (inputs, outputs), but=but)
+
+    expect_count(*embed, 1, 1)
+    expect_count(*head, 1, 1)
+    x = embed[0]["outputs"][0]
+    of_each = len(blocks[0][0]["inputs"]) - 1
+    _expect(*blocks[0], that=of_each >= 1, but="has no states; expected hidden values and at least one state")
+    expect_count(*blocks[0], 1 + of_each, 2 + of_each)
+    v_first = blocks[0][0]["outputs"][-1]
+    parts = [Part(wanted[0], (_TOKENS,), (_HIDDEN[0],))]
+    states: list[State] = []
+    for i, (net, bmodel) in enumerate(blocks):
+        inputs, outputs = net["inputs"], net["outputs"]
+        numbers = range(len(states), len(states) + of_each)
+        before, after = _HIDDEN[i % 2], _HIDDEN[(i + 1) % 2]
+        pairs = [(x, inputs[0]), (x, outputs[0])]
+        if i == 0:
+            parts.append(Part(wanted[1], (before, *numbers), (after, *numbers, _V_FIRST)))
+        else:
+            expect_count(net, bmodel, 2 + of_each, 1 + of_each)
+            pairs.append((v_first, inputs[-1]))
+            parts.append(Part(wanted[1 + i], (before, *numbers, _V_FIRST), (after, *numbers)))
+        ports = slice(1, 1 + of_each)
+        _expect_same_floats(net, bmodel, [*pairs, *zip(inputs[ports], outputs[ports], strict=True)])
+        states += [_state(port) for port in inputs[ports]]
+    _expect_same_floats(*head, [(x, head[0]["inputs"][0])])
+    parts.append(Part(wanted[-1], (_HIDDEN[count % 2],), (_LOGITS,)))
+    tokens_found = _tokens(*embed)
+    _expect(*embed, that=tokens_found == tokens, but=f"takes {tokens_found} tokens; expected {tokens}, as in its name")
+    logits = head[0]["outputs"][0]
+    rows = _rows(*head, tokens)
+    return Net(
+        name=f"blocks_{tokens}",
+        bmodel=embed[1],
+        tokens=tokens,
+        vocabulary=logits["shape"][-1],
+        every_position=rows == tokens,
+        logits_dtype=Dtype(logits["dtype"]),
+        states=tuple(states),
+        addr_mode=max(net["addr_mode"] for net, _ in (embed, *blocks, head)),
+        parts=tuple(parts),
+        edges=(
+            (_TOKENS, embed[0]["inputs"][0]["bytes"]),
+            (_LOGITS, logits["bytes"]),
+            *((name, x["bytes"]) for name in _HIDDEN),
+            (_V_FIRST, v_first["bytes"]),
+        ),
+    )
+
+
+def _expect(described: Mapping[str, Any], bmodel: str, *, that: bool, but: str) -> None:
+    if not that:
+        raise BadBmodel(f"net {described['name']} of {bmodel} {but}")
+
+
+def _expect_static(described: Mapping[str, Any], bmodel: str) -> None:
+    stages = described["stages"]
+    _expect(described, bmodel, that=not described["is_dynamic"], but="is dynamic; compile it statically")
+    _expect(
+        described,
+        bmodel,
+        that=stages == 1,
+        but=f"has {stages} stages, one for each shape; expected 1: before combining, give each shape its own net name",
+    )
+
+
+def _tokens(described: Mapping[str, Any], bmodel: str) -> int:
+    """How many tokens the first input holds."""
+    token = described["inputs"][0]
+    tokens: int = math.prod(token["shape"])
+    _expect(
+        described,
+        bmodel,
+        that=token["dtype"] == Dtype.I32
+        and tokens == max(token["shape"], default=1) >= 1
+        and token["bytes"] == 4 * tokens,
+        but=f"has the first input {_show(token)}; expected tokens, I32 of shape [T], [1] or [1, T]",
+    )
+    return tokens
+
+
+def _rows(described: Mapping[str, Any], bmodel: str, tokens: int) -> int:
+    """How many positions the first output holds logits of."""
+    logits = described["outputs"][0]
+    rows: int = math.prod(logits["shape"][:-1])
+    _expect(
+        described,
+        bmodel,
+        that=logits["dtype"] in _FLOATS
+        and math.prod(logits["shape"][-1:]) >= 1
+        and len(logits["shape"]) >= 1
+        and rows in {1, tokens}
+        and logits["bytes"] == _size_bytes(logits),
+        but=f"has the first output {_show(logits)}; expected logits, F32, F16 or BF16 of [V] or [{tokens}, V]",
+    )
+    return rows
+
+
+def _expect_same_floats(
+    described: Mapping[str, Any], bmodel: str, pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> None:
+    """What is given and what is taken must be the same bytes, though axes of length 1 may come and go."""
+    for one, other in pairs:
+        _expect(
+            described,
+            bmodel,
+            that=one["dtype"] in _FLOATS
+            and one["dtype"] == other["dtype"]
+            and math.prod(one["shape"]) == math.prod(other["shape"])
+            and one["bytes"] == other["bytes"] == _size_bytes(one),
+            but=f"does not fit: {_show(one)} and {_show(other)} should be the same floats",
+        )
+
+
+def _state(port: Mapping[str, Any]) -> State:
+    return State(tuple(port["shape"]), Dtype(port["dtype"]))
+
+
+def _size_bytes(port: Mapping[str, Any]) -> int:
+    return _state(port).size_bytes
 
 
 def check_agreement(nets: Sequence[Net]) -> None:
@@ -141,8 +299,8 @@ def bytes_of(dtype: Dtype) -> int:
     return 4 if dtype is Dtype.F32 else 2
 
 
-def to_floats(data: bytes, dtype: Dtype) -> Floats:
-    """Read device bytes of a float type as float32, exactly; one dimension."""
+def to_floats(data: bytes | memoryview, dtype: Dtype) -> Floats:
+    """Read device bytes of a float type as float32, exactly; one dimension, and a copy."""
     if dtype is Dtype.BF16:
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, "<f2" if dtype is Dtype.F16 else "<f4").astype(np.float32)
@@ -163,7 +321,7 @@ def from_floats(values: Floats, dtype: Dtype) -> bytes:
 
 def _show(port: Mapping[str, Any]) -> str:
     dtype = _DTYPE_NAMES.get(port["dtype"], f"unknown type {port['dtype']}")
-    return f"{port['name']} ({dtype} {port['shape']})"
+    return f"{port['name']} ({dtype} {port['shape']}, {port['bytes']} bytes)"
 
 
 def _show_state(state: State) -> str:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from runtime import faults
+from runtime import faults, window
 from runtime.framing import FramingError, Message, encode, receive
+from runtime.waiting import ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ WORKER = (sys.executable, "-m", "runtime.worker")
 
 _KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG")
 _EXIT_WITHIN_S = 60.0
+_SILENT_AFTER_S = 3.0  # three signs of life missed
+_AT_ONCE_BYTES = 1 << 16
 _LAST_WORDS_BYTES = 4096
 _LAST_WORDS_LINES = 20
 _NO_MEMORY_SIGNS = (
@@ -51,13 +54,16 @@ class WorkerProcess:
             timeout_s: limit for every single request.
             pausing: stop the worker between requests. The simulator needs it: its threads never cease to spin.
             variables: what it finds in its environment, beyond where to look for programs and temporary files.
-            command: what to start; it must speak runtime.framing.
+            command: what to start; it must speak runtime.framing. A process of this machine shares the window with
+                us; one that the command starts on another machine gets its payloads through the pipe.
         """
         self._timeout_s = timeout_s
         self._pausing = pausing
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object, has no name to clean up
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        memory = window.create()
         try:
+            self._window: window.Window | None = window.Window(memory)
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -65,18 +71,33 @@ class WorkerProcess:
                 stderr=self._log,
                 bufsize=0,
                 cwd="/",
-                env={**environment, **variables, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+                env={
+                    **environment,
+                    **variables,
+                    "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+                    window.VARIABLE: window.describe(memory),
+                },
+                pass_fds=(memory,),
                 start_new_session=True,
             )
         except BaseException:
             self._log.close()
             raise
+        finally:
+            os.close(memory)
         self._log_read = 0
         self._alive = True
+        self._greeted = False
+        self._sees_window = False
+        self._last_sign = time.monotonic()
+        self._received = bytearray()
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._replies = cast("IO[bytes]", self._process.stdout)
         os.set_blocking(self._requests.fileno(), False)
         os.set_blocking(self._replies.fileno(), False)
+        self._writable, self._readable = select.poll(), select.poll()
+        self._writable.register(self._requests, select.POLLOUT)
+        self._readable.register(self._replies, select.POLLIN)
 
     @property
     def alive(self) -> bool:
@@ -91,21 +112,31 @@ class WorkerProcess:
     def request(self, doing: str, payloads: Sequence[bytes] = (), **fields: Any) -> Message:
         """Ask the worker and wait for its reply; *doing* tells a human what was under way when it failed.
 
+        The reply's payloads are valid until the next request: they may lie in the memory that both processes see.
+
         Raises:
             WorkerDied: it ended, or wrote something that is no message.
             WorkerHung: it did not answer in time and was killed.
             OutOfDeviceMemory: it ended, and its last words tell of memory.
             RuntimeFault: of any class: the worker's own reply.
         """
+        if not self._greeted:
+            self._greeted = True
+            self._sees_window = self._ask("starting the worker", {"do": "hello"}, ()).fields["window"]
+        return self._ask(doing, fields, payloads)
+
+    def _ask(self, doing: str, fields: dict[str, Any], payloads: Sequence[bytes]) -> Message:
         if not self._alive:
             raise faults.WorkerDied(f"{doing}: the worker has ended before; a new one is needed")
-        deadline = time.monotonic() + self._timeout_s
+        self._last_sign = time.monotonic()
+        deadline = self._last_sign + self._timeout_s
         self._log_read = os.fstat(self._log.fileno()).st_size
+        shared = self._window if self._sees_window else None
         try:
             if self._pausing:
                 self._process.send_signal(signal.SIGCONT)
-            self._send(encode(fields, payloads), deadline)
-            reply = receive(lambda count: self._receive(count, deadline))
+            self._send(encode(fields, payloads, shared), deadline)
+            reply = self._reply(shared, deadline)
             if self._pausing:
                 self._process.send_signal(signal.SIGSTOP)
         except (EOFError, BrokenPipeError, FramingError) as error:
@@ -144,6 +175,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the worker and its process group at once; what it left on the device is the driver's to clean."""
         self._alive = False
+        self._window = None  # unmapped with the last view of it
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):  # stuck in the driver: it goes when that lets go of it
@@ -155,20 +187,28 @@ class WorkerProcess:
     def _send(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
         while view:
-            _wait(self._requests, select.POLLOUT, deadline)
-            with suppress(BlockingIOError):
+            try:
                 view = view[os.write(self._requests.fileno(), view) :]
+            except BlockingIOError:
+                _wait(self._writable, deadline)
+
+    def _reply(self, shared: window.Window | None, deadline: float) -> Message:
+        while True:
+            message = receive(lambda count: self._receive(count, deadline), shared)
+            self._last_sign = time.monotonic()
+            if message.fields != {"alive": True}:
+                return message
 
     def _receive(self, count: int, deadline: float) -> bytes:
-        data = bytearray(count)
-        view = memoryview(data)
-        while view:
-            _wait(self._replies, select.POLLIN, deadline)
-            read = os.readv(self._replies.fileno(), [view])
-            if not read:
+        while len(self._received) < count:
+            _wait(self._readable, deadline)
+            part = os.read(self._replies.fileno(), max(count - len(self._received), _AT_ONCE_BYTES))
+            if not part:
                 raise EOFError
-            view = view[read:]
-        return bytes(data)
+            self._received += part
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
 
     def _death(self, doing: str, error: Exception | None) -> faults.RuntimeFault:
         """Tell how the worker died, and bury it."""
@@ -188,9 +228,16 @@ class WorkerProcess:
         return faults.WorkerDied(message, returncode=code)
 
     def _hang(self, message: str) -> faults.WorkerHung:
-        message = self._with_last_words(f"{message}, so it was killed")
+        silent_s = time.monotonic() - self._last_sign
+        if silent_s <= _SILENT_AFTER_S:
+            how = "so it is alive, and a call into the libraries does not return"
+        else:
+            how = "though one is due every second: it is stopped, gets no processor time, or cannot be reached"
+        message = self._with_last_words(
+            f"{message}, so it was killed; its last sign of life came {silent_s:.1f} s before, {how}"
+        )
         self.kill()
-        return faults.WorkerHung(message)
+        return faults.WorkerHung(message, silent_s=silent_s)
 
     def _with_last_words(self, message: str) -> str:
         """Add the end of what worker and libraries printed during this request."""
@@ -201,16 +248,16 @@ class WorkerProcess:
         return "\n  ".join([message, "last words of the worker and its libraries:", *lines]) if lines else message
 
 
-def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(pipe, event)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+def _wait(poll: select.poll, deadline: float) -> None:
+    if not ready(poll, deadline - time.monotonic()):
         raise TimeoutError
 
 
 def _in_words(code: int | None) -> str:
     if code is None:
         return "closed its output and went on running"
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL: by somebody, or by the kernel for lack of memory on the host (see dmesg)"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name} ({signal.strsignal(-code)})"
     if code == _LIBRARY_GAVE_UP:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from runtime import state_file
 from runtime.faults import RuntimeFault
 from runtime.nets import from_floats, to_floats
+from runtime.states import compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from runtime.engine import Engine
     from runtime.nets import Floats, Net
+    from runtime.states import Difference
 
 
 class Session:
@@ -26,20 +30,15 @@ class Session:
             it says nothing about hardware.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Start with the zero state."""
+    def __init__(self, engine: Engine, *, started: int | None = None) -> None:
+        """Start with the zero state; or take over the session of the worker's number *started*, for `fork`."""
         self._engine = engine
         self._states = engine.nets[0].states
-        reply = engine.request(
-            "starting a session", do="start", sizes_bytes=[state.size_bytes for state in self._states]
-        )
-        self._id: int | None = reply.fields["session"]
+        self._id: int | None = started
         self.last_call_s = float("nan")
-        try:
-            self.reset()
-        except BaseException:
-            self.close()
-            raise
+        if started is None:
+            sizes = [state.size_bytes for state in self._states]
+            self._id = engine.request("starting a session", do="start", sizes_bytes=sizes).fields["session"]
 
     def __enter__(self) -> Self:
         """Return the session."""
@@ -57,7 +56,17 @@ class Session:
 
     def reset(self) -> None:
         """Go back to the zero state."""
-        self._write([bytes(state.size_bytes) for state in self._states])
+        self._engine.request("clearing the state", do="clear", session=self._open_id())
+
+    def fork(self) -> Session:
+        """Start another session with a copy of this one's state, made on the device; both then go their own ways.
+
+        Raises:
+            OutOfDeviceMemory: there is no memory for another state; this session goes on.
+            FunctionMissing: the libraries are too old to copy within the device; this session goes on.
+        """
+        reply = self._engine.request("forking a session", do="fork", session=self._open_id())
+        return Session(self._engine, started=reply.fields["session"])
 
     def get_state(self) -> list[Floats]:
         """Copy the state from the device: one float32 array of its own shape for each, exact."""
@@ -76,12 +85,35 @@ class Session:
         expected, found = [state.shape for state in self._states], [np.shape(array) for array in arrays]
         if expected != found:
             raise ValueError(f"expected states of shapes {expected}, got {found}")
-        self._write(
-            [
-                from_floats(np.asarray(array, np.float32), state.dtype)
-                for array, state in zip(arrays, self._states, strict=True)
-            ]
-        )
+        data = [
+            from_floats(np.asarray(array, np.float32), state.dtype)
+            for array, state in zip(arrays, self._states, strict=True)
+        ]
+        self._engine.request("writing the state", data, do="write", session=self._open_id())
+
+    def save(self, path: Path) -> None:
+        """Write the state to a file, exactly; see runtime.state_file.
+
+        Raises:
+            OSError: the file cannot be written; what was there before is untouched.
+        """
+        state_file.write(path, self.get_state(), self._states)
+
+    def load(self, path: Path) -> None:
+        """Go on from the state in the file *path*.
+
+        Raises:
+            BadStateFile: it is no saved state, is damaged, or is of another model; the state is what it was.
+        """
+        self.set_state(state_file.read(path, self._states))
+
+    def compare(self, other: Session) -> Difference:
+        """How *other*'s state differs from this one's; both are copied from the device.
+
+        Raises:
+            ValueError: their states have other shapes.
+        """
+        return compare(self.get_state(), other.get_state())
 
     def feed(self, tokens: Iterable[int]) -> Floats:
         """Feed *tokens* in whole chunks, the longest nets first, the tail through shorter ones. Nothing is padded.
@@ -144,9 +176,6 @@ class Session:
         if self._id is None:
             raise RuntimeFault("this session is closed")
         return self._id
-
-    def _write(self, data: list[bytes]) -> None:
-        self._engine.request("writing the state", data, do="write", session=self._open_id())
 
     def _check(self, tokens: Iterable[int]) -> list[int]:
         ids = [int(token) for token in tokens]

@@ -76,6 +76,30 @@ def test_structures_have_their_sizes(structure, size):
     assert ctypes.sizeof(structure) == size
 
 
+@pytest.mark.parametrize("structure", [DeviceMem, Shape, Tensor, StageInfo, NetInfo], ids=lambda s: s.__name__)
+def test_fields_lie_where_a_c_compiler_puts_them(structure, tmp_path):
+    """Offset of every field, against the declarations that the fake libraries are compiled with."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler named cc on the PATH")
+    c_name = {DeviceMem: "mem", Shape: "shape", Tensor: "tensor", StageInfo: "stage_info", NetInfo: "net_info"}[
+        structure
+    ]
+    c_type = "bm_device_mem_t" if structure is DeviceMem else f"bm_{c_name}_t"
+    fields = [name for name, _ in structure._fields_]
+    of_union = {"device_addr", "reserved", "dmabuf_fd"} if structure is DeviceMem else set()
+    offsets = ", ".join(f"offsetof({c_type}, {'u.device.' if name in of_union else ''}{name})" for name in fields)
+    source, program = tmp_path / "offsets.c", tmp_path / "offsets"
+    source.write_text(
+        '#include <stdio.h>\n#include "fake.h"\n'
+        f"int main(void) {{ size_t offsets[] = {{{offsets}, sizeof({c_type})}};"
+        f' for (int i = 0; i <= {len(fields)}; i++) printf("%zu\\n", offsets[i]); return 0; }}\n'
+    )
+    subprocess.run([compiler, "-I", ROOT / "tests" / "fake_libsophon", source, "-o", program], check=True)
+    found = [int(line) for line in subprocess.run([program], check=True, capture_output=True).stdout.split()]
+    assert found == [*(getattr(structure, name).offset for name in fields), ctypes.sizeof(structure)]
+
+
 def test_float_types_have_their_numbers():
     """The numbers of bm_data_type_t that the contract of nets uses."""
     assert (Dtype.F32, Dtype.F16, Dtype.I32, Dtype.BF16) == (0, 1, 6, 8)
@@ -92,6 +116,18 @@ def test_every_function_is_in_the_libraries(toolchain):
         check=False,
     )
     assert run.stdout.split()[-1:] == [str(len(binding._SIGNATURES))], run.stderr
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("name", ["libbmlib.c", "libbmrt.c"])
+def test_the_fake_has_the_vendors_signatures(toolchain, name):
+    """Our stand-in compiles against the vendor's header, which declares the same functions."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler named cc on the PATH")
+    header = next(toolchain.libraries.parent.glob("cross_toolchains/**/bmlib/include/bmlib_runtime.h"))
+    source = ROOT / "tests" / "fake_libsophon" / name
+    subprocess.run([compiler, "-DVENDOR_HEADER", "-fsyntax-only", "-I", header.parent, source], check=True)
 
 
 def test_check_passes_success_on():

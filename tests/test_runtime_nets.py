@@ -55,6 +55,8 @@ def net(name="net", tokens=1, **changes):
         "logits_dtype": Dtype.F32,
         "states": (State((2, 2), Dtype.F32),),
         "addr_mode": 0,
+        "parts": (),
+        "edges": (),
     }
     return Net(**{**values, **changes})
 

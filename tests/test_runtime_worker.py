@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.bmodel import HEADER, MAGIC, check_is_bmodel
+from runtime.bmodel import HEADER, MAGIC, check_is_bmodel, read_origin
 from runtime.faults import BadBmodel, DeviceError, OutOfDeviceMemory, RuntimeFault, WorkerDied, WorkerHung
 from runtime.framing import FramingError, encode, receive
 from runtime.process import WORKER, WorkerProcess
+from tests.fake_libsophon.build import write_bmodel
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +45,8 @@ def misbehave(payloads, how):
         libc.exit(255)
     if how == "bug":
         raise KeyError("not thought of")
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if how == "hang":
         print("just one more moment", file=sys.stderr, flush=True)
         time.sleep(1000)
@@ -60,8 +64,8 @@ def misbehave(payloads, how):
     return Message({"got": [len(payload) for payload in payloads]}, payloads)
 
 init = worker.Worker.__init__
-def new_init(self):
-    init(self)
+def new_init(self, shared):
+    init(self, shared)
     self._requests["misbehave"] = misbehave
 worker.Worker.__init__ = new_init
 worker.main()
@@ -275,7 +279,7 @@ def test_the_environment_is_clean(start, monkeypatch):
         monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "/nonsense")
     found = ask(start(WANTED="yes"), "environment").fields
     assert found["WANTED"] == "yes"
-    assert set(found) <= {"PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "WANTED", "LC_CTYPE"}
+    assert set(found) <= {"PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "WANTED", "LC_CTYPE"}  # the window's is gone
 
 
 @pytest.mark.parametrize("pausing", [False, True])
@@ -333,6 +337,31 @@ def test_other_files_are_no_bmodels(tmp_path_factory, content):
     path.write_bytes(content)
     with pytest.raises(BadBmodel, match=r"model\.bmodel is (no bmodel|truncated)"):
         check_is_bmodel(path)
+
+
+@given(st.binary(max_size=200))
+def test_any_description_is_read_or_called_damaged(tmp_path_factory, description):
+    """Bytes behind a right header hold two texts, or BadBmodel is raised, and nothing else."""
+    path = tmp_path_factory.mktemp("files") / "model.bmodel"
+    path.write_bytes(HEADER.pack(MAGIC, HEADER.size, len(description), 0) + description)
+    with suppress(BadBmodel):
+        assert all(isinstance(text, str) for text in read_origin(path))
+
+
+@pytest.mark.parametrize("description", [b"", bytes(100), b"\xff" * 100])
+def test_a_damaged_description_is_refused(tmp_path, description):
+    """The message says what to do."""
+    path = tmp_path / "model.bmodel"
+    path.write_bytes(HEADER.pack(MAGIC, HEADER.size, len(description), 0) + description)
+    with pytest.raises(BadBmodel, match=r"is damaged: its description does not hold together\. Build it again"):
+        read_origin(path)
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_a_bmodel_tells_where_it_comes_from(tmp_path_factory, compiler, chip):
+    """Compiler and chip are read as they were written, up to the zero bytes at their ends."""
+    path = write_bmodel(tmp_path_factory.mktemp("files") / "model.bmodel", compiler=compiler, chip=chip)
+    assert read_origin(path) == (compiler.rstrip("\0"), chip.rstrip("\0"))
 
 
 @pytest.mark.parametrize("missing", [0, 1, 99])
