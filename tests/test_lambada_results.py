@@ -1,7 +1,6 @@
 """Per-document results: exact, on disk batch by batch, and never lost, doubled or mistaken for others."""
 
 import math
-from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -157,14 +156,6 @@ def test_two_at_once(tmp_path):
         with pytest.raises(ResultsError, match="another process") as caught, open_results(tmp_path, a_header()):
             pass
         assert str(opened.path) in str(caught.value)
-    with open_results(tmp_path, a_header()):
-        pass
-
-
-def test_open_after_an_interrupt(tmp_path):
-    """Ctrl-C while results are open sets them free."""
-    with suppress(KeyboardInterrupt), open_results(tmp_path, a_header()):
-        raise KeyboardInterrupt
     with open_results(tmp_path, a_header()):
         pass
 

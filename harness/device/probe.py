@@ -80,7 +80,7 @@ def probe(folder: Path, number: int, upto: Step) -> Probed:
 def missing_functions(vendor: Vendor) -> list[str]:
     """The functions that this project calls and the libraries lack."""
     libraries = [ctypes.CDLL(str(path)) for path in (vendor.bmlib, vendor.bmrt)]
-    return sorted(name for name in binding._SIGNATURES if not any(hasattr(one, name) for one in libraries))  # noqa: SLF001 - the list has no public name
+    return sorted(name for name in binding.FUNCTIONS if not any(hasattr(one, name) for one in libraries))
 
 
 def _told(what: str, stdout: bytes | None, stderr: bytes | None) -> str:
