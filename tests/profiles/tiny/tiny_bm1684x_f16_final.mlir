@@ -1,0 +1,38 @@
+#loc = loc(unknown)
+#loc1 = loc("x")
+module @tiny attributes {module.FLOPs = 2121728 : i64, module.addr_mode = "basic", module.asymmetric = false, module.chip = "bm1684x", module.cores = 1 : i64, module.devices = 1 : i64, module.high_precision = false, module.inputs = ["x"], module.mode = "F16", module.outputs = ["y_Softmax_f32"], module.platform = "ONNX", module.q_group_size = 0 : i64, module.q_symmetric = false, module.state = "TPU_ADDRESSED", module.top_run_mode = "STATIC", module.weight_file = "tiny_tpu_addressed_bm1684x_f16_weight.npz"} {
+  module @tiny attributes {module.coeff_addr = 4294967296 : i64, module.coeff_size = 266240 : i64, module.device_id = 0 : i64, module.dynamic_coeff_offset = 266240 : i64, module.neuron_addr = 4295233536 : i64, module.neuron_size = 32768 : i64, module.step = 0 : i64} {
+    func.func @main(%arg0: tensor<1x8x256xf32> loc(unknown)) -> tensor<1x8x512xf32, 4295241728 : i64> {
+      %0 = "top.Input"(%arg0) {channel_format = "nchw", do_preprocess = true, keep_aspect_ratio = false, keep_ratio_mode = "letterbox", mean = [0.000000e+00, 0.000000e+00, 0.000000e+00], pad_type = "center", pad_value = 0 : i64, pixel_format = "bgr", scale = [1.000000e+00, 1.000000e+00, 1.000000e+00], yuv_type = ""} : (tensor<1x8x256xf32>) -> tensor<1x8x256xf32, 4295233536 : i64> loc(#loc1)
+      %1 = call @subfunc_0(%0) : (tensor<1x8x256xf32, 4295233536 : i64>) -> tensor<1x8x512xf32, 4295241728 : i64> loc(#loc)
+      return %1 : tensor<1x8x512xf32, 4295241728 : i64> loc(#loc)
+    } loc(#loc)
+    func.func @subfunc_0(%arg0: tensor<1x8x256xf32, 4295233536 : i64> loc("x")) -> tensor<1x8x512xf32, 4295241728 : i64> attributes {id = 0 : i64, mode = #tpu<run_mode TPU_STATIC>, next_index = array<i32: -1>} {
+      %0 = "top.None"() : () -> none loc(#loc)
+      %1 = "top.Weight"() {path = "tpu.MatMul.weight"} : () -> tensor<1x256x512xf16, 4294967296 : i64> loc(#loc2)
+      %2 = "top.Weight"() {path = "tpu.MatMul.bias"} : () -> tensor<1x1x512xf16, 4295229440 : i64> loc(#loc3)
+      %3 = "tpu.Group"(%arg0) ({
+        %6 = "tpu.Load"(%arg0) {do_bcast = false, ginfo = #tpu.lg<out_addr = 32768, out_size = 1024, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [8], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [256], w_idx = [0], w_slice = [1], id = 0, stage = 0, slice_idx = 0, group_type = 4>, is_idx_weight = false, lmem_type = 1 : i64, support_compress = true, use_3ic_optimize = 0 : i64} : (tensor<1x8x256xf32, 4295233536 : i64>) -> tensor<1x8x256xf32> loc(#loc5)
+        %7 = "tpu.Load"(%1) {do_bcast = false, ginfo = #tpu.lg<out_addr = 0, out_size = 4096, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [256], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [512], w_idx = [0], w_slice = [1], id = 1, stage = 1, slice_idx = 0, group_type = 4>, is_idx_weight = false, lmem_type = 0 : i64, support_compress = true, use_3ic_optimize = 0 : i64} : (tensor<1x256x512xf16, 4294967296 : i64>) -> tensor<1x256x512xf16> loc(#loc6)
+        %8 = "tpu.Load"(%2) {do_bcast = false, ginfo = #tpu.lg<out_addr = 16384, out_size = 1024, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [1], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [512], w_idx = [0], w_slice = [1], id = 2, stage = 1, slice_idx = 0, group_type = 4>, is_idx_weight = false, lmem_type = 0 : i64, support_compress = true, use_3ic_optimize = 0 : i64} : (tensor<1x1x512xf16, 4295229440 : i64>) -> tensor<1x1x512xf16> loc(#loc7)
+        %9 = "tpu.Cast"(%6) {ginfo = #tpu.lg<out_addr = 65536, out_size = 512, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [8], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [256], w_idx = [0], w_slice = [1], id = 3, stage = 1, slice_idx = 0, group_type = 4>, round_mode = #tpu<round_mode HalfAwayFromZero>, with_scale = true} : (tensor<1x8x256xf32>) -> tensor<1x8x256xf16> loc(#loc8)
+        %10 = "tpu.MatMul"(%9, %7, %8, %0, %0) {do_relu = false, dq_type = "NONE", fuse_rq = false, ginfo = #tpu.lg<out_addr = 49152, out_size = 1024, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [8], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [512], w_idx = [0], w_slice = [1], id = 4, stage = 1, slice_idx = 0, group_type = 4>, hdim_is_batch = false, input_zp = 0 : i64, is_lora = false, keep_dims = true, left_reuse = 0 : i64, left_transpose = false, multipliers = [1], output_transpose = false, q_group_size = 0 : i64, quant_mode = #tpu<rq_mode MultiplierShift>, relu_limit = -1.000000e+00 : f64, right_transpose = false, right_zp = 0 : i64, round_mode = #tpu<round_mode HalfAwayFromZero>, rshifts = [0]} : (tensor<1x8x256xf16>, tensor<1x256x512xf16>, tensor<1x1x512xf16>, none, none) -> tensor<1x8x512xf16> loc(#loc4)
+        %11 = "tpu.Store"(%10, %0) {ginfo = #tpu.lg<out_addr = 49152, out_size = 1024, buffer_addr = 0, buffer_size = 0, eu_align = true, can_merge = false, in_hslice_offset = [], n_idx = [0], n_slice = [1], c_idx = [0], c_slice = [8], d_idx = [0], d_slice = [1], h_idx = [0], h_slice = [512], w_idx = [0], w_slice = [1], id = 5, stage = 2, slice_idx = 0, group_type = 4>, support_compress = true} : (tensor<1x8x512xf16>, none) -> tensor<1x8x512xf16, 4295241728 : i64> loc(#loc4)
+        "tpu.Yield"(%11) : (tensor<1x8x512xf16, 4295241728 : i64>) -> () loc(#loc4)
+      }) {core_slice_ncdhw = [], csecs = 1 : i64, dsecs = 1 : i64, flow = [-1, 3, 1, 2, 5, -2, 4, 0], group_type = 4 : i64, hsecs = 1 : i64, nsecs = 1 : i64, other_down_overlap_op = [], other_up_overlap_op = [], run_core_id = [], self_down_overlap_op = [], self_up_overlap_op = [], support_compress = true, swpipl_stage_num = 3 : i64, wsecs = 1 : i64} : (tensor<1x8x256xf32, 4295233536 : i64>) -> tensor<1x8x512xf16, 4295241728 : i64> loc(#loc4)
+      %4 = "tpu.Softmax"(%3, %0, %0, %0, %0, %0) {axis = 2 : si32, beta = 1.000000e+00 : f64, log = false, round_mode = #tpu<round_mode HalfAwayFromZero>} : (tensor<1x8x512xf16, 4295241728 : i64>, none, none, none, none, none) -> tensor<1x8x512xf16, 4295258112 : i64> loc(#loc9)
+      %5 = "tpu.Cast"(%4) {round_mode = #tpu<round_mode HalfAwayFromZero>, with_scale = true} : (tensor<1x8x512xf16, 4295258112 : i64>) -> tensor<1x8x512xf32, 4295241728 : i64> loc(#loc10)
+      return %5 : tensor<1x8x512xf32, 4295241728 : i64> loc(#loc)
+    } loc(#loc)
+  } loc(#loc)
+} loc(#loc)
+#loc2 = loc("w_f16")
+#loc3 = loc("b_f16")
+#loc4 = loc("z_Add")
+#loc5 = loc("load_0")
+#loc6 = loc("load_w_f16")
+#loc7 = loc("load_b_f16")
+#loc8 = loc("xz_Add_f16")
+#loc9 = loc("y_Softmax")
+#loc10 = loc("y_Softmax_f32")
+
