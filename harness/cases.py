@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from compile.graphs.loop import Rwkv7Loop
 from compile.graphs.model import Rwkv7
 from compile.spec import GraphKind, GraphSpec, Quantization
 
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 GRIDS = Path(__file__).parent.parent / "suites" / "grids"
 
-VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7}
+VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7, "loop": Rwkv7Loop}
 """Ways of writing the model as a graph, by name."""
 
 
 class GridError(ValueError):
     """A grid that does not exist or does not make sense: names the file, what was expected and what was found."""
+
+
+class CaseError(ValueError):
+    """A text that is no case's id: says what an id looks like and what does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,37 @@ class Case:
     def decode(self) -> Case:
         """The decode graph that finishes what this case's prefill leaves over."""
         return Case(graph=GraphSpec(kind=GraphKind.DECODE), quantization=self.quantization, variant=self.variant)
+
+
+def parse_case(text: str) -> Case:
+    """The case of an id, as :attr:`Case.id` writes it.
+
+    Raises:
+        CaseError: the text is no id.
+    """
+
+    def wrong(what: str) -> CaseError:
+        return CaseError(f"no case {text!r}: {what}. An id is GRAPH-PRECISION-VARIANT, such as prefill_64-F16-chunk")
+
+    parts = text.split("-", 2)
+    if len(parts) != 3:
+        raise wrong("three parts with hyphens between them are expected")
+    graph, precision, variant = parts
+    kind, _, length = graph.rpartition("_") if graph != GraphKind.DECODE.value else (graph, "", "1")
+    if kind not in {one.value for one in GraphKind} or not (length.isascii() and length.isdecimal()):
+        raise wrong(f"{graph!r} is none of decode, prefill_T, prefill_all_T")
+    if precision not in {one.value for one in Quantization}:
+        raise wrong(f"{precision!r} is none of {', '.join(one.value for one in Quantization)}")
+    if variant not in VARIANTS:
+        raise wrong(f"{variant!r} is none of {', '.join(sorted(VARIANTS))}")
+    try:
+        spec = GraphSpec(kind=GraphKind(kind), T=int(length))
+    except ValueError as error:
+        raise wrong(str(error)) from error
+    case = Case(graph=spec, quantization=Quantization(precision), variant=variant)
+    if case.id != text:
+        raise wrong(f"it is written {case.id!r}")
+    return case
 
 
 class _GridFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compile.export import export
-from compile.graphs.model import Rwkv7
 from compile.graphs.wkv import WkvChunks, WkvStep, _masked
+from harness.cases import VARIANTS
 from reference.naive import Naive
 from reference.shape import LoraRanks, ModelShape
 from reference.state import State
@@ -84,15 +84,16 @@ def test_masked_products_that_overflow():
     assert bool(torch.isfinite(S).all())
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("T", [1, 16, 32])
 @pytest.mark.parametrize("start", ["zero", "random"])
-def test_model_is_the_reference(T, start):
+def test_model_is_the_reference(variant, T, start):
     """Whole graphs, chunk after chunk, equal the naive reference in float64 and closely in float32."""
     tokens = [int(token) for token in np.random.default_rng(T).integers(0, SHAPE.n_vocab, 64)]
     zeros = State.zeros(SHAPE, torch.float64)
     state = zeros if start == "zero" else State.random(SHAPE, 1, torch.float64).to(torch.float32).to(torch.float64)
     want, want_state = Naive(CHECKPOINT).forward(tokens, state)
-    graph = Rwkv7(ARRAYS, T=T, every_position=True)
+    graph = VARIANTS[variant](ARRAYS, T=T, every_position=True)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         graph = graph.to(dtype)
         shapes = [shape for _, shape in graph.dims.state_shapes()]
@@ -108,12 +109,14 @@ def test_model_is_the_reference(T, start):
             )
 
 
-def test_prefill_gives_the_last_row():
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_prefill_gives_the_last_row(variant):
     """The logits of a prefill graph are the last row of those of every position."""
-    states = [torch.zeros(shape) for _, shape in Rwkv7(ARRAYS, T=16, every_position=False).dims.state_shapes()]
+    graph = variant(ARRAYS, T=16, every_position=False).float()
+    states = [torch.zeros(shape) for _, shape in graph.dims.state_shapes()]
     tokens = torch.arange(16)[None]
-    last, *_ = Rwkv7(ARRAYS, T=16, every_position=False).float()(tokens, *states)
-    every, *_ = Rwkv7(ARRAYS, T=16, every_position=True).float()(tokens, *states)
+    last, *_ = graph(tokens, *states)
+    every, *_ = variant(ARRAYS, T=16, every_position=True).float()(tokens, *states)
     assert last.shape == (1, 1, SHAPE.n_vocab)
     torch.testing.assert_close(last[:, 0], every[:, -1])
 
@@ -125,10 +128,11 @@ def test_chunk_lengths_that_do_not_divide(T):
         WkvChunks(T)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("T", [1, 32])
-def test_export_names(tmp_path, T):
+def test_export_names(tmp_path, variant, T):
     """Quantities keep the name of layer and quantity, states and logits that of the contract, no mark is left."""
-    f32 = export(Rwkv7(ARRAYS, T=T, every_position=True), tmp_path / "m.onnx")
+    f32 = export(VARIANTS[variant](ARRAYS, T=T, every_position=True), tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     states = [f"blocks.{i}.{name}" for i in range(2) for name in ("att.shift", "att.state", "ffn.shift")]
     assert [value.name for value in graph.input] == ["token", *states]
