@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from runtime.engine import Engine
-from runtime.libraries import Libraries
 from runtime.process import WORKER
 from runtime.session import Session
 from runtime.window import VARIABLE
-from tests.fake_libsophon.build import FakeModel, build_libraries, write_bmodel
+from tests.fake_libsophon.build import FakeModel, fake_board, write_bmodel
 
 STEP_LIMIT_S = 150e-6
 OPEN_LIMIT_S = 5e-3
@@ -21,21 +20,23 @@ VOCABULARY = 65536
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """Open a net of 0.1B size, 36 states, whose launch does next to nothing."""
-    folder = build_libraries(tmp_path_factory.mktemp("libsophon"))
+    folder = tmp_path_factory.mktemp("libsophon")
+    board = fake_board(folder)
     model = FakeModel(layers=12, C=768, vocabulary=VOCABULARY, instant=True)
     bmodel = write_bmodel(folder / "a.bmodel", model.whole())
-    with Engine.open(Libraries.board(folder), [bmodel]) as opened:
+    with Engine.open(board, [bmodel]) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def piped_engine(tmp_path_factory):
     """Open the same one, in a worker that does not share memory with us: as through ssh, without the network."""
-    folder = build_libraries(tmp_path_factory.mktemp("libsophon"))
+    folder = tmp_path_factory.mktemp("libsophon")
+    board = fake_board(folder)
     model = FakeModel(layers=12, C=768, vocabulary=VOCABULARY, instant=True)
     bmodel = write_bmodel(folder / "a.bmodel", model.whole())
     command = ["/usr/bin/env", "-u", VARIABLE, *WORKER]
-    with Engine.open(Libraries.board(folder), [bmodel], command=command) as opened:
+    with Engine.open(board, [bmodel], command=command) as opened:
         yield opened
 
 

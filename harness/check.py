@@ -34,6 +34,7 @@ class Check:
         metrics: the worst of each metric over everything judged so far.
         bmodels: what was compiled or found for it, the case's own first.
         runtime: versions and hashes of the libraries that ran.
+        notes: what a reader of the metrics must know, for the record's message.
     """
 
     limits: Limits | None = None
@@ -41,6 +42,7 @@ class Check:
     metrics: dict[str, float] = field(default_factory=dict)
     bmodels: list[Bmodel] = field(default_factory=list)
     runtime: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def logits(self, reference: np.ndarray, got: Output) -> None:
         """Judge *got* at the positions that it gives, against the reference's logits ``[T, V]``.

@@ -6,19 +6,25 @@ import typer
 
 from compile.compiler import CompileError
 from compile.interpreter import InterpreterError
+from compile.profile import ProfileError
+from compile.sweep import SweepError
 from compile.toolchain import ToolchainError
+from harness.cases import CaseError
 from harness.commands import checkpoint, toolchain
 from harness.commands.doctor import doctor
 from harness.commands.first_board import first_board
 from harness.commands.lambada import lambada
+from harness.commands.profile import profile
 from harness.commands.stand_in import stand_in
 from harness.device.board import NoBoardError
+from harness.device.guard import InfraError
 from harness.device.lock import BoardBusyError
 from harness.device.remote.address import AddressError
 from harness.device.stand_in import StandInError
 from harness.lambada.documents import DataError
 from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
+from harness.rates import RatesError
 from harness.targets.scorers import ScorerError
 from reference.shape import CheckpointError
 from runtime.faults import RuntimeFault
@@ -36,21 +42,27 @@ app.command(no_args_is_help=True)(checkpoint.inspect)
 app.command()(lambada)
 app.command()(doctor)
 app.command("first-board")(first_board)
+app.command(no_args_is_help=True)(profile)
 app.command("stand-in", no_args_is_help=True)(stand_in)
 
 EXPLAINED = (
     AddressError,
     BoardBusyError,
+    CaseError,
     CheckpointError,
     CompileError,
     DataError,
+    InfraError,
     InterpreterError,
     NoBoardError,
     NotFiniteError,
+    ProfileError,
+    RatesError,
     ResultsError,
     RuntimeFault,
     ScorerError,
     StandInError,
+    SweepError,
     TokenizerError,
     ToolchainError,
 )

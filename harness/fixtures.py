@@ -10,6 +10,9 @@ import torch
 from harness.cases import case_of
 from harness.check import CHECK, Check
 from harness.run import RUN, SuiteRun
+from harness.throughput.bench import Bench
+from harness.throughput.plan import plan_for
+from harness.throughput.sample import SampleFile
 from reference.state import State
 
 if TYPE_CHECKING:
@@ -55,3 +58,20 @@ def check(request: pytest.FixtureRequest) -> Check:
     check = Check(limits=None if case is None else limits[case.quantization])
     request.node.stash[CHECK] = check
     return check
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, check: Check) -> Bench:
+    """What measures the case."""
+    config, case = request.config, case_of(request.node)
+    run = config.stash[RUN]
+    if case is None or run.folder is None:
+        pytest.fail("a bench measures a case of a run")
+    plan = plan_for(
+        simulated=run.place.simulated,
+        longest=max(other.graph.T for other in run.grid.cases),
+        depths=config.getoption("--depths"),
+        repeats=config.getoption("--repeats"),
+    )
+    file = SampleFile(run.folder, target=run.place.label, simulated=run.place.simulated)
+    return Bench(run, check, case, plan, file)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from compile.release import DEFAULT_RELEASE
 from harness.cases import GRIDS, VARIANTS
+from harness.throughput.plan import BOARD_DEPTHS, BOARD_REPEATS, parse_depths, parse_repeats
 from tokenizer.codec import Codec
 
 if TYPE_CHECKING:
@@ -59,6 +60,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="VERSION",
         default=DEFAULT_RELEASE,
         help="installed TPU-MLIR release to compile with (default: %(default)s)",
+    )
+    group.addoption(
+        "--depths",
+        metavar="N,…",
+        type=parse_depths,
+        help="how many tokens lie behind the decode steps that the suite throughput times: they are fed first, not "
+        f"timed (default: {','.join(map(str, BOARD_DEPTHS))} on a board, 0 and one chunk on the simulator)",
+    )
+    group.addoption(
+        "--repeats",
+        metavar="N",
+        type=parse_repeats,
+        help="how often the suite throughput times each chunk, prompt and window of decode steps; medians are told, "
+        f"every sample is kept (default: {BOARD_REPEATS} on a board, few on the simulator)",
     )
     group.addoption(
         "--runs",

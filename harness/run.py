@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ class SuiteRun:
     Attributes:
         place: where bmodels run.
         guard: watches over a board; None where there is none to watch.
+        folder: where this run's files go; None before the first test.
+        load_s: wall time of opening the device and loading bmodels into it, when that was last done.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class SuiteRun:
         self._say = say
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
+        self._remarks: set[str] = set()  # said already
+        self.folder: Path | None = None
+        self.load_s = float("nan")
         self.guard = Guard(self.place, lambda: make_canary(self.toolchain, say=say)) if self.place.watched else None
 
     @cached_property
@@ -115,12 +121,19 @@ class SuiteRun:
         if self._engine and (self._engine[0] != wanted or not self._engine[1].alive):
             self.close()
         if self._engine is None:
+            start = time.perf_counter()
             self._engine = wanted, self.place.open([bmodel.path for bmodel in check.bmodels])
+            self.load_s = time.perf_counter() - start
+            for remark in set(self._engine[1].remarks) - self._remarks:
+                self._say(f"doubtful: {remark}")
+                self._remarks.add(remark)
         engine = self._engine[1]
         versions = engine.versions
         check.runtime = {"kind": versions.kind.value, "libbmlib": versions.libbmlib, "libbmrt": versions.libbmrt}
         check.runtime["driver"] = "none" if versions.driver is None else str(versions.driver)
         check.runtime |= {file.path.rpartition("/")[2] + "_sha256": file.sha256 for file in versions.libraries}
+        if engine.remarks:
+            check.runtime["remarks"] = "; ".join(engine.remarks)
         check.stage = Stage.RUN
         return engine
 

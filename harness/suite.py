@@ -16,10 +16,10 @@ from compile.toolchain import ToolchainError
 from harness.cases import GridError, case_of
 from harness.check import CHECK, Check
 from harness.device.board import NoBoardError
-from harness.device.guard import InfraError
+from harness.device.guard import DOUBTFUL, InfraError
 from harness.device.health import remarks
 from harness.device.lock import BoardBusyError
-from harness.device.remote.faults import RemoteFault
+from harness.device.remote.faults import ConnectionLost, RemoteFault
 from harness.manifest import manifest
 from harness.records import RunWriter
 from harness.run import RUN, SuiteRun
@@ -28,14 +28,11 @@ from reference.shape import CheckpointError
 from reports.csv_file import write_csv
 from reports.html_page import write_html
 from reports.schema import Outcome, Record, Stage, read
-from runtime.faults import DeviceError, LibraryMissing, WorkerDied, WorkerHung
+from runtime.faults import LibraryMissing
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-_DOUBTFUL = (WorkerDied, WorkerHung, DeviceError)
-"""Failures after which the board may be the one to blame."""
 
 
 class SuitePlugin:
@@ -135,6 +132,7 @@ class SuitePlugin:
                 health=readings,
             )
             self._writer = RunWriter(self._runs / run_id, header)
+            self.run.folder = self._writer.folder
             self._board_is_used = any(case_of(item) for item in session.items)
             self._ask_canary("before the first case")
 
@@ -158,6 +156,20 @@ class SuitePlugin:
             raise InfraError(f"INFRA: {guard.sick}")
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """Judge a case once more whose connection to the board was cut: that says nothing about it."""
+        try:
+            return (yield)
+        except ConnectionLost as error:
+            self._say(f"{pyfuncitem.name}: {str(error).splitlines()[0]}; once more, over a new connection")
+            check = pyfuncitem.stash.get(CHECK, Check())
+            check.metrics.clear()
+            check.notes.clear()
+            names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001 - as pytest's own implementation of this hook
+            pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+            return True
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -168,7 +180,7 @@ class SuitePlugin:
             error = call.excinfo.value if call.excinfo is not None else None
             if isinstance(error, InfraError):
                 report.longrepr = record.message  # nothing in a traceback tells more
-            elif isinstance(error, _DOUBTFUL):
+            elif isinstance(error, DOUBTFUL):
                 record = self._in_doubt(item, report, record)
             self._writer.add(record)
             self._recorded.add(item.nodeid)
@@ -240,7 +252,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         check=name if report.when == "call" else f"{name} ({report.when})",
         outcome=outcome,
         stage=stage,
-        message=_in_words(error),
+        message="\n".join(filter(None, [_in_words(error), *check.notes])),
         seconds=call.duration,
         metrics=dict(check.metrics),
         predicted={}

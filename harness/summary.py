@@ -19,24 +19,31 @@ _WORST_IS_LOW = {"top1_share"}
 
 
 def summary(run: RunFile, width: int) -> str:
-    """One row per case: checks, the worst metrics over them (KL in nats), the compiler's predicted time of a call."""
+    """One row per case: checks, the worst metrics over them (KL in nats), the compiler's predicted time of a call.
+
+    Checks without a verdict, because of the board or the way to it, are no failures and have a column of their own.
+    """
     table = Table(box=box.SIMPLE)
     table.add_column("case", no_wrap=True)
-    for heading in ("checks", "failed", "KL mean", "KL worst", "top-1", "state NMSE", "predicted ms"):
+    any_infra = any(record.outcome is Outcome.INFRA for record in run.records)
+    infra_heading = ("no verdict",) if any_infra else ()
+    for heading in ("checks", "failed", *infra_heading, "KL mean", "KL worst", "top-1", "state NMSE", "predicted ms"):
         table.add_column(heading, justify="right")
     by_case: dict[str, list[Record]] = defaultdict(list)
     for record in run.records:
         by_case[record.case or "(no graph)"].append(record)
     for case, records in by_case.items():
-        failed = sum(record.outcome in {Outcome.FAILED, Outcome.INFRA} for record in records)
+        failed = sum(record.outcome is Outcome.FAILED for record in records)
+        infra = sum(record.outcome is Outcome.INFRA for record in records)
         predicted = next((r.predicted["predicted_ms"] for r in records if r.predicted), None)
         table.add_row(
             case,
             str(len(records)),
             str(failed),
+            *((str(infra),) if any_infra else ()),
             *(_worst(records, name) for name in ("kl_mean_nats", "kl_worst_nats", "top1_share", "state_nmse")),
             "" if predicted is None else f"{predicted:.4f}",
-            style="red" if failed else None,
+            style="red" if failed or infra else None,
         )
     buffer = io.StringIO()
     Console(file=buffer, width=max(width, 100)).print(table)

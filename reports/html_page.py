@@ -21,6 +21,8 @@ def write_html(run: RunFile, path: Path) -> None:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text())
-    bad = [record for record in run.records if record.outcome in {Outcome.FAILED, Outcome.INFRA}]
+    failed, infra = (sum(r.outcome is outcome for r in run.records) for outcome in (Outcome.FAILED, Outcome.INFRA))
     metrics = sorted({name for record in run.records for name in record.metrics})
-    path.write_text(template.render(run=run.run, end=run.end, records=run.records, bad=bad, metrics=metrics))
+    path.write_text(
+        template.render(run=run.run, end=run.end, records=run.records, failed=failed, infra=infra, metrics=metrics)
+    )

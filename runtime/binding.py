@@ -7,7 +7,7 @@ bmdef.h and bmruntime_interface.h (bmrt).
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_ulong, c_void_p
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,39 @@ class NetInfo(ctypes.Structure):
     )
 
 
+class Profile(ctypes.Structure):
+    """bm_profile_t: what the driver counted for the calling thread. Older drivers end before tpu1_process_time."""
+
+    _fields_ = (
+        ("cdma_in_time", c_ulong),
+        ("cdma_in_counter", c_ulong),
+        ("cdma_out_time", c_ulong),
+        ("cdma_out_counter", c_ulong),
+        ("tpu_process_time", c_ulong),  # microseconds
+        ("tpu1_process_time", c_ulong),
+        ("sent_api_counter", c_ulong),
+        ("completed_api_counter", c_ulong),
+    )
+
+
+class HeapStat(ctypes.Structure):
+    """bm_heap_stat: one heap of device memory."""
+
+    _fields_ = (("mem_total", c_uint32), ("mem_avail", c_uint32), ("mem_used", c_uint32))
+
+
+class DevStat(ctypes.Structure):
+    """bm_dev_stat_t: the device's memory, in MiB, whoever uses it."""
+
+    _fields_ = (
+        ("mem_total", c_int),
+        ("mem_used", c_int),
+        ("tpu_util", c_int),
+        ("heap_num", c_int),
+        ("heap_stat", HeapStat * 4),
+    )
+
+
 _STATUS = c_int
 _SUCCEEDED = c_bool
 _HANDLE = c_void_p
@@ -130,6 +163,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bm_thread_sync": (_STATUS, [_HANDLE]),
     "bm_get_chipid": (_STATUS, [_HANDLE, POINTER(c_uint32)]),
     "bm_get_driver_version": (_STATUS, [_HANDLE, POINTER(c_int)]),
+    "bm_get_profile": (_STATUS, [_HANDLE, POINTER(Profile)]),
+    "bm_get_stat": (_STATUS, [_HANDLE, POINTER(DevStat)]),
     "libbmlib_version": (c_char_p, []),
     "bmrt_create": (_BMRT, [_HANDLE]),
     "bmrt_destroy": (None, [_BMRT]),
@@ -151,6 +186,8 @@ FUNCTIONS = tuple(_SIGNATURES)
 _NEEDED_FOR = {
     "bm_get_chipid": "telling which chip is there",
     "bm_get_driver_version": "telling the driver's version",
+    "bm_get_profile": "telling how long the chip has computed",
+    "bm_get_stat": "telling how much device memory is in use",
     "bm_memcpy_d2d_byte": "forking a session without its state leaving the device",
     "bmrt_get_flags": "telling how the runtime is set (libsophon of April 2024 and later have it)",
     "libbmlib_version": "telling its version",

@@ -37,8 +37,12 @@ _THREADS_START_WITHIN_S = 1.0
 
 
 @contextmanager
-def linked_libraries(folder: Path) -> Iterator[Path]:
+def linked_libraries(folder: Path, scratch: str | None = None) -> Iterator[Path]:
     """Give a folder with links to the libraries in *folder*; it is only needed while a device is being opened.
+
+    Args:
+        folder: ``tpu_mlir/lib`` of a wheel, or a stand-in's.
+        scratch: where to make it; None for where temporary files go.
 
     Raises:
         LibraryMissing: a library is absent.
@@ -48,7 +52,7 @@ def linked_libraries(folder: Path) -> Iterator[Path]:
         raise LibraryMissing(
             f"not found: {', '.join(missing)}. They are part of a TPU-MLIR wheel, in the folder tpu_mlir/lib"
         )
-    links = Path(tempfile.mkdtemp(prefix="cmodel-"))
+    links = Path(tempfile.mkdtemp(prefix="cmodel-", dir=scratch))
     try:
         for link, name in _LINKS.items():
             (links / link).symlink_to((folder / name).resolve())

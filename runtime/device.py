@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime import cmodel
-from runtime.binding import DeviceMem, NetInfo, Shape, Tensor, Vendor
+from runtime.age import remark
+from runtime.binding import DeviceMem, DevStat, NetInfo, Profile, Shape, Tensor, Vendor
 from runtime.bmodel import read_origin
 from runtime.faults import BadBmodel, DeviceError, FunctionMissing, LibraryMissing, RuntimeFault
 
@@ -89,6 +90,35 @@ class Device:
             return int(self._call("bmrt_get_flags", self._runtime))
         except FunctionMissing:
             return None
+
+    def computed_s(self) -> float | None:
+        """Time the chip has computed for this thread so far, in seconds, as the driver counts it; None if nobody does.
+
+        A count of zero is none: the simulator answers so, however much was launched.
+        """
+        profile = Profile()
+        try:
+            self._call("bm_get_profile", self._handle, ctypes.byref(profile))
+        except DeviceError:  # or there is no such function
+            return None
+        return profile.tpu_process_time / 1e6 or None
+
+    def memory_used_bytes(self) -> int | None:
+        """Device memory in use, whoever uses it, to the MiB; None where nobody knows, as on the simulator."""
+        found = DevStat()
+        try:
+            self._call("bm_get_stat", self._handle, ctypes.byref(found))
+        except DeviceError:  # or there is no such function
+            return None
+        return found.mem_used << 20 if found.mem_total > 0 else None
+
+    def remark(self, bmodel: Path) -> str | None:
+        """What is doubtful about *bmodel* with these libraries, though it may well run.
+
+        Raises:
+            BadBmodel: it is none.
+        """
+        return remark(read_origin(bmodel).compiler, self._vendor.version("libbmrt_version") or "")
 
     def load(self, bmodel: Path) -> list[dict[str, Any]]:
         """Load *bmodel* beside those already there; describe its nets as JSON values.

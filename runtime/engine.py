@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,16 @@ class Versions:
     """None where the library is too old to tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is in use."""
+
+    device_bytes: int | None
+    """On the device, to the MiB, whoever uses it; None where the library does not tell, as on the simulator."""
+    host_peak_bytes: int
+    """The most that was resident in the worker so far; on the simulator this holds the simulated chip's memory too."""
+
+
 class Engine:
     """One worker process with one open device and its bmodels, to be used as a context manager and from one thread.
 
@@ -54,10 +65,14 @@ class Engine:
     Attributes:
         nets: the nets of all bmodels, in the order of loading.
         versions: libraries, chip and driver.
+        remarks: what is doubtful about bmodels and libraries together, in words.
     """
 
-    def __init__(self, worker: WorkerProcess, loaded: tuple[Net, ...], versions: Versions) -> None:
+    def __init__(
+        self, worker: WorkerProcess, loaded: tuple[Net, ...], versions: Versions, remarks: tuple[str, ...] = ()
+    ) -> None:
         self._worker = worker
+        self.remarks = remarks
         self.nets = loaded
         self.versions = versions
 
@@ -70,6 +85,7 @@ class Engine:
         device: int = 0,
         timeout_s: float = 600.0,
         command: Sequence[str] = WORKER,
+        local: bool = True,
     ) -> Self:
         """Start a worker, open *device* in it and load *bmodels*.
 
@@ -79,6 +95,7 @@ class Engine:
             device: number of the board's chip.
             timeout_s: limit for every single request to the worker; loading a bmodel is one.
             command: what starts the worker.
+            local: whether *command* becomes the worker itself, on this machine.
 
         Raises:
             LibraryMissing: the libraries are not where they should be.
@@ -93,7 +110,7 @@ class Engine:
             raise ValueError("expected at least one bmodel")
         worker = WorkerProcess(
             timeout_s=timeout_s,
-            pausing=libraries.kind is Kind.CMODEL,
+            pausing=local and libraries.kind is Kind.CMODEL,
             variables=cmodel.variables(libraries.memory_bytes),
             command=command,
         )
@@ -101,8 +118,9 @@ class Engine:
             paths = [str(Path(bmodel).absolute()) for bmodel in bmodels]
             for path in paths:
                 worker.request("looking at a file", do="check", bmodel=path)
-            versions = _open_device(worker, libraries, device)
-            return cls(worker, _load(worker, paths), versions)
+            versions = _open_device(worker, libraries, device, local=local)
+            loaded, remarks = _load(worker, paths)
+            return cls(worker, loaded, versions, remarks)
         except RuntimeFault:
             with suppress(RuntimeFault):
                 worker.close()
@@ -134,6 +152,19 @@ class Engine:
         """Pass a request to the worker, for sessions; see `WorkerProcess.request`."""
         return self._worker.request(doing, payloads, **fields)
 
+    def computed_s(self) -> float | None:
+        """Time that the chip has computed for this engine so far, in seconds; a call's own is a difference of two.
+
+        This is the driver's count, in steps of 1 µs. None where nobody counts: on the simulator, with a library that
+        lacks the function, and before the first launch.
+        """
+        seconds: float | None = self.request("asking how long the chip has computed", do="computed").fields["seconds"]
+        return seconds
+
+    def memory(self) -> Memory:
+        """How much memory is in use on the device and in the worker."""
+        return Memory(**self.request("asking for the memory in use", do="memory").fields)
+
     def close(self) -> None:
         """Free the device's memory and end the worker; closing twice does nothing.
 
@@ -144,26 +175,29 @@ class Engine:
         self._worker.close()
 
 
-def _open_device(worker: WorkerProcess, libraries: Libraries, device: int) -> Versions:
+def _open_device(worker: WorkerProcess, libraries: Libraries, device: int, *, local: bool) -> Versions:
     simulated = libraries.kind is Kind.CMODEL
-    with cmodel.linked_libraries(libraries.folder) if simulated else nullcontext(libraries.folder) as folder:
+    # Ours rather than the worker's, where it can be: a worker that is killed does not clean up.
+    with tempfile.TemporaryDirectory(prefix="simulator-") if simulated and local else nullcontext() as scratch:
         found = worker.request(
             f"opening device {device} with the libraries in {libraries.folder}",
             do="open",
-            folder=str(folder.absolute()),
+            folder=str(libraries.folder.absolute()),
             device=device,
             simulated=simulated,
+            scratch=scratch,
         ).fields["versions"]
     files = tuple(LibraryFile(**file) for file in found.pop("libraries"))
     return Versions(kind=libraries.kind, device=device, libraries=files, **found)
 
 
-def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[Net, ...]:
+def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[tuple[Net, ...], tuple[str, ...]]:
     described: list[tuple[dict[str, Any], str]] = []
+    remarks: dict[str, None] = {}  # in order, each once
     for bmodel in bmodels:
-        described += [
-            (net, bmodel) for net in worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields["nets"]
-        ]
+        found = worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields
+        described += [(net, bmodel) for net in found["nets"]]
+        remarks |= {found["remark"]: None} if found["remark"] else {}
     loaded = nets.assemble(described)
     nets.check_agreement(loaded)
     for net in loaded:
@@ -174,4 +208,4 @@ def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[Net, ...]:
             edges=dict(net.edges),
             parts=net.parts,
         )
-    return loaded
+    return loaded, tuple(remarks)

@@ -11,18 +11,17 @@ import ctypes
 import faulthandler
 import os
 import platform
-import select
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runtime import faults, window
+from runtime import cmodel, faults, window
 from runtime.bmodel import check_is_bmodel
 from runtime.device import Device
 from runtime.framing import Message, encode, receive
-from runtime.waiting import ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,6 +135,8 @@ class Worker:
             "write": self._write,
             "run": self._run,
             "read": self._read,
+            "computed": self._computed,
+            "memory": self._memory,
             "end": self._end,
             "close": self.close,
         }
@@ -164,14 +165,16 @@ class Worker:
         check_is_bmodel(Path(bmodel))
         return Message({}, [])
 
-    def _open(self, _: Sequence[Any], *, folder: str, device: int, simulated: bool) -> Message:
+    def _open(self, _: Sequence[Any], *, folder: str, device: int, simulated: bool, scratch: str | None) -> Message:
         """Load the libraries and open a device."""
-        self._device = Device(Path(folder), device, simulated=simulated)
-        return Message({"versions": self._device.versions()}, [])
+        given = Path(folder)
+        with cmodel.linked_libraries(given, scratch) if simulated else nullcontext(given) as libraries:
+            self._device = Device(libraries, device, simulated=simulated)
+            return Message({"versions": self._device.versions()}, [])
 
     def _load(self, _: Sequence[Any], bmodel: str) -> Message:
         """Load a bmodel."""
-        return Message({"nets": self._opened.load(Path(bmodel))}, [])
+        return Message({"remark": self._opened.remark(Path(bmodel)), "nets": self._opened.load(Path(bmodel))}, [])
 
     def _prepare(self, _: Sequence[Any], net: str, edges: dict[str, int], parts: list[list[Any]]) -> Message:
         """Allocate the memory for a chain's edges, of so many bytes each."""
@@ -228,6 +231,14 @@ class Worker:
         self._opened.write(chain.edges["tokens"], payloads[0])
         seconds = self._sessions[session].run(net, chain)
         return self._reply({"seconds": seconds}, [chain.edges["logits"]])
+
+    def _computed(self, _: Sequence[Any]) -> Message:
+        """Tell how long the chip has computed."""
+        return Message({"seconds": self._opened.computed_s()}, [])
+
+    def _memory(self, _: Sequence[Any]) -> Message:
+        """Tell how much memory is in use on the device, and at most was in this process."""
+        return Message({"device_bytes": self._opened.memory_used_bytes(), "host_peak_bytes": _peak_bytes()}, [])
 
     def _reply(self, fields: dict[str, Any], pieces: Sequence[DeviceMem]) -> Message:
         """Read device memory to where the reply's payloads go: into the window at once, if there is one."""
@@ -314,6 +325,12 @@ def _take_over_standard_streams() -> tuple[int, int]:
     return requests, replies
 
 
+def _peak_bytes() -> int:
+    """The most memory that was resident. Not getrusage's: that begins with the peak of whoever started us."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
 def _die_with_parent() -> None:
     """Also while a library hangs; a parent that is dead already shows as the end of the input."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -322,12 +339,9 @@ def _die_with_parent() -> None:
 def _reader(descriptor: int) -> Callable[[int], bytes]:
     """Read from *descriptor* exactly as many bytes as wanted, with as few calls of the kernel as possible."""
     waiting = bytearray()
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
 
     def read(count: int) -> bytes:
         while len(waiting) < count:
-            ready(poll, None)
             part = os.read(descriptor, max(count - len(waiting), _AT_ONCE_BYTES))
             if not part:
                 raise EOFError

@@ -20,6 +20,11 @@ SOC = {
         "Summary:\n[0] npu heap size:4141875200 bytes, used:1048576 bytes        usage rate:0%, memory usage peak\n"
     ),
 }
+TOOLS = {
+    "usr/bin/bm_version": "#!/bin/sh\necho 'SophonSDK version: v24.04.01'\necho 'BL2 v2.7(release):1'\n",
+    "opt/sophon/libsophon-current/bin/bm-smi": '#!/bin/sh\necho "1684X-SOC $1 800M"\n',
+}
+"""Commands of the vendor that only print."""
 LIBRARIES = "opt/sophon/libsophon-current/lib"
 
 
@@ -29,6 +34,7 @@ def write_tree(root, files, nodes=(), *, libraries=True):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        path.chmod(0o755 if name in TOOLS else 0o644)
     for node in nodes:
         path = root / "dev" / node
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from compile.compiler import CompileError
 from compile.compiler import Stage as CompileStage
-from harness.device import health, quarantine
+from harness.device import health, quarantine, sensors
 from harness.device.board import BoardKind, NoBoardError, is_simulator, locate_board
 from harness.device.canary import TIMES_SLOWER, Answer, forget, judge
 from harness.device.guard import Guard
@@ -22,7 +22,7 @@ from harness.device.stand_in import StandInError, make_stand_in
 from reports.schema import Outcome, Stage
 from runtime.faults import LibraryMissing, WorkerDied
 from runtime.libraries import Kind
-from tests.device_trees import LIBRARIES, PCIE, SOC, write_tree
+from tests.device_trees import LIBRARIES, PCIE, SOC, TOOLS, write_tree
 
 ROOT = Path(__file__).parent.parent
 
@@ -214,6 +214,19 @@ def test_health_of_an_soc_board(tmp_path):
     assert health.remarks(tuple(found.values())) == []
 
 
+@pytest.mark.parametrize("node", ["bm-tpu0", "bm-sophon0"])
+def test_health_from_the_vendors_tools(tmp_path, node):
+    """They are found beside libsophon too, asked for this board, and only where their output tells."""
+    found = readings(write_tree(tmp_path, SOC | PCIE | TOOLS, [node]))
+    assert (found["bm_smi"].value, found["bm_smi"].source.split()[0]) == ("1684X-SOC --start_dev=0 800M", "bm-smi")
+    if node == "bm-tpu0":
+        assert found["firmware"].value == "SophonSDK version: v24.04.01; BL2 v2.7(release):1"
+        assert found["boot_loader"].value == "BL2 v2.7(release):1"
+    (tmp_path / "opt/sophon/libsophon-current/bin/bm-smi").write_text("#!/bin/sh\nexit 1\n")
+    found = readings(tmp_path)
+    assert (found["bm_smi"].value, "did not end well: bm-smi" in found["bm_smi"].why_unavailable) == (None, True)
+
+
 def test_health_of_nothing(tmp_path):
     """Without a single file every reading is unavailable, and says which file was looked for."""
     for nodes in (["bm-sophon0"], ["bm-tpu0"]):
@@ -229,13 +242,13 @@ garbage = st.one_of(st.text(max_size=200), st.from_regex(r"[+-]?\d{1,400}(\.\d*)
 def test_parsers_take_anything(text):
     """No text raises; what comes out is a finite number or nothing."""
     for parsed in (
-        health.number(text, "C"),
-        health.degrees_of_thousandths(text),
-        health.heap_bytes(text, "used"),
-        health.heap_bytes(f"npu heap size:{text} bytes, used:{text} bytes", "total"),
+        sensors.parse_number(text, "C"),
+        sensors.degrees_of_thousandths(text),
+        sensors.heap_bytes(text, "used"),
+        sensors.heap_bytes(f"npu heap size:{text} bytes, used:{text} bytes", "total"),
     ):
         assert parsed is None or abs(parsed) < float("inf")
-    assert health.one_line(text) != ""
+    assert sensors.one_line(text) != ""
 
 
 @given(st.binary(max_size=300))
@@ -253,7 +266,7 @@ def test_files_may_hold_anything(tmp_path_factory, content):
 )
 def test_numbers_have_their_unit(text, unit, value):
     """A number of another unit is not taken for one of ours."""
-    assert health.number(text, unit) == value
+    assert sensors.parse_number(text, unit) == value
 
 
 def an_answer(**changes):

@@ -2,19 +2,26 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from harness.cli import main
 from harness.device import quarantine
 from harness.device.board import locate_board
 from harness.device.lock import BoardLock
-from harness.device.place import place_of
+from harness.device.place import place_of, state_folder
+from harness.device.remote.address import RemoteAddress
 from harness.device.stand_in import make_stand_in
-from harness.doctor import Health, Scope, examine
+from harness.doctor import Health, Scope, _canary, examine
 from tests.device_trees import LIBRARIES, PCIE, write_tree
+from tests.fake_canary import fake_canary
+from tests.fake_libsophon.build import build_libraries
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,3 +153,72 @@ def test_lifting_a_quarantine(empty_cache, tmp_path):
     done = rwkv_tpu("doctor", "--lift", "0", "--libsophon", str(stand_in), "--forget-answer")
     assert "was not in quarantine" in done.stdout
     assert not (state / "canary.json").exists()
+
+
+def test_lifting_the_quarantine_of_a_distant_board(empty_cache):
+    """By the same address as in the run, and without asking that machine, which may be down."""
+    address = RemoteAddress.parse("ssh://me@far-away.invalid/0?libsophon=/a%20folder")
+    state = state_folder(address.name)
+    assert state.is_relative_to(empty_cache)
+    quarantine.put(state, "it smells")
+    (state / "canary.json").write_text("{}")
+    for other in ("ssh://me@far-away.invalid/0", "ssh://me@far-away.invalid/1?libsophon=/a%20folder"):
+        assert "was not in quarantine" in rwkv_tpu("doctor", "--lift", other).stdout
+    done = rwkv_tpu("doctor", "--lift", str(address), "--forget-answer")
+    assert (done.returncode, done.stdout) == (0, f"board {address}: free again; it was in for: it smells\n")
+    assert quarantine.look(state) is None
+    assert not (state / "canary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--lift", "ssh://me:secret@host/0"], 1, "the address holds a password"),
+        (["--lift", "board"], 2, "should be the number of a board"),
+        (["--lift", "-1"], 2, "should be the number of a board"),
+        (["--lift", "ssh://host/0", "--libsophon", "x"], 2, "?libsophon=/DIR behind it"),
+    ],
+)
+def test_boards_that_cannot_be_lifted(monkeypatch, capsys, arguments, code, message):
+    """Whatever names no board is wrong use, and a password is not repeated."""
+    monkeypatch.setattr(sys, "argv", ["rwkv-tpu", "doctor", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "secret" not in out + err
+
+
+@pytest.mark.toolchain
+def test_examining_deeply(toolchain, monkeypatch):
+    """The tiny model is run on the simulator and judged; the compilers' own check is its own test."""
+    monkeypatch.setattr("harness.doctor.toolchains.check", lambda _: [])
+    found = by_name(Scope(deep=True))
+    ran = found["simulator", "runs a model"]
+    assert (ran.health, ran.needed) == (Health.OK, True)
+    assert re.fullmatch(r"as the reference does, worst KL \d\.\de-\d\d nats", ran.detail)
+    assert found["compiler", f"TPU-MLIR {toolchain.version}"].detail.endswith("whole, and compiles")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler named cc")
+@pytest.mark.parametrize(
+    ("spoil", "detail"),
+    [
+        (lambda canary: canary.want.logits.__imul__(-1), "kl_"),
+        (lambda canary: canary.bmodel.path.write_bytes(b"no bmodel"), "is no bmodel"),
+    ],
+)
+@pytest.mark.usefixtures("empty_cache")
+def test_examining_deeply_what_is_broken(tmp_path, monkeypatch, spoil, detail):
+    """A model that gives other numbers, or does not load, is needed and broken."""
+    libraries = build_libraries(tmp_path / "lib")
+    board = locate_board(0, libraries, write_tree(tmp_path / "root", PCIE, ["bm-sophon0"], libraries=False))
+    canary = fake_canary(board, tmp_path)
+    monkeypatch.setattr("harness.device.canary.make_canary", lambda _: canary)
+    monkeypatch.setattr("harness.device.place.open_place", lambda *_: place_of(board))
+    assert _canary(SimpleNamespace(libraries=libraries)).health is Health.OK
+    spoil(canary)
+    found = _canary(SimpleNamespace(libraries=libraries))
+    assert found.stops
+    assert detail in found.detail

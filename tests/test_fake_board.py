@@ -12,17 +12,15 @@ import pytest
 from harness.checkpoints import open_model
 from harness.device import quarantine
 from harness.device.board import locate_board
-from harness.device.canary import Canary
 from harness.device.first_contact import Contact, run_first_contact
 from harness.device.guard import Guard
 from harness.device.place import place_of
 from harness.device.probe import ProbeError, Step, probe
 from harness.doctor import Health, Scope, examine
-from harness.limits import load_limits
-from harness.targets.bmodel import BmodelTarget
 from reports.schema import Outcome
 from tests.device_trees import PCIE, write_tree
-from tests.fake_libsophon.build import FakeModel, build_libraries, write_bmodel
+from tests.fake_canary import fake_canary
+from tests.fake_libsophon.build import build_libraries
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler named cc")
 
@@ -41,23 +39,10 @@ def board(libraries, tmp_path, monkeypatch):
     return locate_board(0, libraries, write_tree(tmp_path / "root", PCIE, ["bm-sophon0"], libraries=False))
 
 
-class FakeBmodel:
-    """Enough of a compiled graph for a canary."""
-
-    def __init__(self, path):
-        self.path = path
-        self.result = type("Result", (), {"bmodel_sha256": "0" * 64})
-
-
 @pytest.fixture
 def canary(board, tmp_path):
     """A canary whose known answer is what the fake net computes."""
-    path = write_bmodel(tmp_path / "canary.bmodel", FakeModel().whole())
-    tokens = list(range(16))
-    with place_of(board).open([path]) as engine:
-        want = BmodelTarget(engine, engine.nets[0].name).run(tokens)
-    (limits,) = load_limits()[0].values()
-    return Canary(FakeBmodel(path), tokens, want, limits)
+    return fake_canary(board, tmp_path)
 
 
 def test_a_healthy_board(board, canary):

@@ -133,6 +133,12 @@ def test_csv(tmp_path):
     [
         ([a_record()], True, "All 1 checks passed or were skipped"),
         ([a_record(), a_record(outcome=Outcome.FAILED, message="<script>")], True, "1 of 2 checks failed"),
+        ([a_record(), a_record(outcome=Outcome.INFRA)], True, "1 of 2 checks without a verdict"),
+        (
+            [a_record(outcome=Outcome.FAILED), a_record(outcome=Outcome.INFRA)],
+            True,
+            "1 of 2 checks failed, 1 without a verdict",
+        ),
         ([a_record()], False, "Interrupted"),
         ([], True, "Nothing measured"),
     ],
@@ -154,6 +160,9 @@ def test_summary(tmp_path):
     text = summary(read(written(tmp_path, good, bad)), 100)
     row = next(line for line in text.splitlines() if "decode-F16-chunk" in line)
     assert row.split() == ["decode-F16-chunk", "2", "1", "5.0e-01", "0.0554"]
+    text = summary(read(written(tmp_path / "infra", good, a_record(outcome=Outcome.INFRA))), 100)
+    row = next(line for line in text.splitlines() if "decode-F16-chunk" in line)
+    assert row.split()[:4] == ["decode-F16-chunk", "2", "0", "1"]  # no verdict is no failure
 
 
 def test_schema_rejects_what_it_does_not_know():

@@ -8,14 +8,13 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,175 +44,17 @@ from runtime.faults import BadBmodel, WorkerDied, WorkerHung
 from runtime.libraries import Kind, Libraries
 from runtime.process import WorkerProcess
 from runtime.session import Session
+from tests.device_trees import PCIE, SOC, TOOLS, write_tree
+from tests.ssh_server import Forwarder, an_ssh_server, gone_within, keygen
 
 ROOT = Path(__file__).resolve().parent.parent
-PIECE = 1 << 16
-
-
-def keygen(path):
-    """Make a key pair without a passphrase."""
-    subprocess.run([shutil.which("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path], check=True)
-    return path
-
-
-class Forwarder:
-    """A network between client and server, which can be cut.
-
-    Attributes:
-        port: where it listens.
-        sent: bytes that went to the server so far.
-        cut_after: after so many more bytes to the server, cut.
-        silent: whether a cut is one that nobody is told of.
-    """
-
-    def __init__(self, target):
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._pairs = []
-        self.port = self._listener.getsockname()[1]
-        self.sent = 0
-        self.cut_after = None
-        self.silent = False
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def cut(self):
-        """Cut every connection that is open."""
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for end in pair:
-                with suppress(OSError):  # closed already
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    end.shutdown(socket.SHUT_RDWR)
-                    end.close()
-
-    def close(self):
-        """Cut everything and let nobody in."""
-        self._listener.close()
-        self.cut()
-
-    def _serve(self):
-        while True:
-            try:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                return
-            self._pairs.append((client, server))
-            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
-
-    def _pass(self, source, sink, counting):
-        with suppress(OSError):
-            while data := source.recv(PIECE):
-                while self.silent:
-                    time.sleep(0.1)
-                if counting and self.cut_after is not None:
-                    data, self.cut_after = data[: self.cut_after], self.cut_after - len(data)
-                if counting:
-                    self.sent += len(data)
-                sink.sendall(data)
-                if counting and self.cut_after is not None and self.cut_after <= 0:
-                    self.cut_after = None
-                    self.cut()
-            sink.shutdown(socket.SHUT_WR)
-
-
-class Server:
-    """An OpenSSH server and what a client needs to know of it.
-
-    Attributes:
-        network: what is between the two.
-        config: a client's configuration in which ``board`` is this server.
-    """
-
-    def __init__(self, folder, sshd):
-        folder.mkdir()
-        self.folder = folder
-        self.host_key = keygen(folder / "host key")
-        self.key = keygen(folder / "user key")
-        shutil.copy(f"{self.key}.pub", folder / "authorized keys")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        settings = folder / "sshd_config"
-        settings.write_text(
-            f'ListenAddress 127.0.0.1:{self.port}\nHostKey "{self.host_key}"\n'
-            f'AuthorizedKeysFile "{folder}/authorized keys"\nPidFile none\nUsePAM no\nStrictModes no\n'
-            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nMaxStartups 50\n"
-        )
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)  # a server of root's insists on it
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen([sshd, "-D", "-e", "-f", settings], stderr=log)
-        self._wait_until_it_listens()
-        self.network = Forwarder(self.port)
-        self.known = folder / "known hosts"
-        self.known.write_text(f"the-board {Path(f'{self.host_key}.pub').read_text()}")
-        self.config = self.configure("config")
-
-    def configure(self, name, *, port=None, key=None, known=None, alias="the-board"):
-        """Write a client's configuration."""
-        path = self.folder / name
-        path.write_text(
-            f"Host board\n  HostName 127.0.0.1\n  Port {port or self.network.port}\n  User {getpass.getuser()}\n"
-            f'  IdentityFile "{key or self.key}"\n  IdentitiesOnly yes\n  IdentityAgent none\n'
-            f'  UserKnownHostsFile "{known or self.known}"\n  GlobalKnownHostsFile none\n'
-            + (f"  HostKeyAlias {alias}\n" if alias else "")
-        )
-        return path
-
-    def processes(self):
-        """What runs there for clients."""
-        return psutil.Process(self._process.pid).children(recursive=True)
-
-    def workers(self):
-        """Workers there, and who watches over them; not those that others may run on this machine."""
-        found = []
-        for process in self.processes():
-            with suppress(psutil.Error):
-                if process.cmdline()[1:3] in (["-m", "runtime.worker"], ["-m", "far_side"]):
-                    found.append(process)
-        return found
-
-    def worker(self):
-        """The one worker there."""
-        (worker,) = [process for process in self.workers() if process.cmdline()[2] == "runtime.worker"]
-        return worker
-
-    def end(self):
-        """End the server and what runs there."""
-        children = self.processes()
-        self._process.terminate()
-        self._process.wait()
-        self.network.close()
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-
-    def _wait_until_it_listens(self):
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-            except OSError:
-                assert self._process.poll() is None, (self.folder / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            else:
-                return
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server of our own; without OpenSSH's tests skip, and in CI they fail."""
-    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    if sshd is None or shutil.which("ssh") is None:
-        message = "no sshd or no ssh: install openssh-server and openssh-client"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    server = Server(tmp_path_factory.mktemp("remote") / "a server", sshd)
-    yield server
-    server.end()
+    """A server of our own."""
+    with an_ssh_server(tmp_path_factory.mktemp("remote") / "a server") as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -227,12 +68,6 @@ def a_whole_network(request):
     yield
     server.network.cut_after, server.network.silent = None, False
     gone_within(set(psutil.Process().children(recursive=True)) - here)
-
-
-def gone_within(processes, seconds=20):
-    """See that processes end."""
-    _, alive = psutil.wait_procs(list(processes), timeout=seconds)
-    assert not alive, [process.cmdline() for process in alive]
 
 
 @pytest.fixture
@@ -308,6 +143,13 @@ def test_no_board_is_told(connect, machine):
     (machine / "dev/bm-sophon0").unlink()
     with pytest.raises(NoBoardError, match=r"no board 0 on board; .*/dev/bm-sophon0 or .*/dev/bm-tpu0"):
         connect()
+
+
+def test_the_whole_machine_is_looked_at(server, tmp_path):
+    """From the root of its file system, wherever a login begins."""
+    address = RemoteAddress(host="board", number=99, cache=str(tmp_path / "cache"), python=sys.executable)
+    with pytest.raises(NoBoardError, match=r" /opt/sophon/libsophon-current/lib/libbmlib\.so.* /dev/bm-sophon99\b"):
+        open_remote(address, config=server.config)
 
 
 def test_a_simulator_is_called_one(connect, machine):
@@ -521,7 +363,9 @@ def test_a_worker_finds_a_clean_environment(connect, server):
     """Nothing of the login's environment reaches the libraries but what every program needs."""
     with raw_worker(connect()) as worker:
         worker.request("waiting", do="close")
-        assert set(server.worker().environ()) <= {"HOME", "PATH", "SSH_CONNECTION", "PYTHONPATH", "LC_CTYPE"}
+        assert set(server.worker().environ()) <= {
+            "HOME", "PATH", "SSH_CONNECTION", "PYTHONPATH", "TMPDIR", "LC_CTYPE"
+        }  # fmt: skip
 
 
 def test_a_cut_is_a_fault_of_its_own(connect, server, tmp_path):
@@ -665,27 +509,12 @@ def test_health_is_read_as_of_a_board_here(connect, machine, kind):
     board = Board(number=0, kind=kind, libraries=Libraries.board(Path("/")), root=machine)
     if kind is BoardKind.SOC:
         (machine / "dev/bm-tpu0").touch()
-        files = {
-            "sys/class/thermal/thermal_zone0/temp": "51000",
-            "sys/class/bm-tpu/bm-tpu0/device/npu_usage": "usage:7 avusage:0",
-            "sys/kernel/debug/ion/bm_npu_heap_dump/summary": "npu heap size:1000 bytes, used:10 bytes",
-        }
-    else:
-        files = {
-            "proc/bmsophon/driver_version": "release version:0.5.1",
-            "proc/bmsophon/card0/board_power": "25 W",
-            "proc/bmsophon/card0/tpu_maxclk": "1000 MHz",
-            "proc/bmsophon/card0/bmsophon0/chip_temp": "48 C",
-            "proc/bmsophon/card0/bmsophon0/tpu_freq": "1000 MHz",
-        }
-    for name, text in files.items():
-        (machine / name).parent.mkdir(parents=True, exist_ok=True)
-        (machine / name).write_text(text)
-    found, expected = connect().readings(), read_health(board)
-    assert [(r.name, r.value, r.unit) for r in found] == [(r.name, r.value, r.unit) for r in expected]
-    assert sum(r.value is not None for r in found) >= 4
-    assert not any("rwkv-health" in r.source + r.why_unavailable for r in found)
-    assert all((machine / r.source.lstrip("/")).is_file() for r in found if r.value is not None)
+    files = SOC if kind is BoardKind.SOC else {name.replace("bmsophon1", "bmsophon0"): PCIE[name] for name in PCIE}
+    write_tree(machine, files | TOOLS, libraries=False)
+    found = connect().readings()
+    assert found == read_health(board)
+    known = {reading.name for reading in found if reading.value is not None}
+    assert known >= {"chip_temperature", "firmware", "boot_loader", "bm_smi"}
 
 
 def test_health_of_a_machine_that_is_gone(connect):
@@ -741,7 +570,7 @@ def test_the_package_is_the_same_every_time():
     package = worker_package()
     assert worker_package() == package
     names = zipfile.ZipFile(io.BytesIO(package)).namelist()
-    assert {"far_side.py", "runtime/worker.py", "runtime/framing.py"} <= set(names)
+    assert {"far_side.py", "sensors.py", "runtime/worker.py", "runtime/framing.py"} <= set(names)
 
 
 def test_the_constants_are_those_of_the_local_side():
@@ -763,12 +592,13 @@ def python38():
     pytest.skip("no Python 3.8 here: neither python3.8 on the PATH nor one of pyenv's")
 
 
-def test_the_other_side_runs_on_an_old_python(connect, python38, tmp_path):
+def test_the_other_side_runs_on_an_old_python(connect, python38, tmp_path, machine):
     """All its actions do: keep, receive, read and work."""
+    write_tree(machine, PCIE | TOOLS, libraries=False)
     host = connect(python=python38)
     file = a_file(tmp_path, 100_000)
     assert Path(host.upload(file)).read_bytes() == file.read_bytes()
-    assert len(host.readings()) > 5
+    assert host.readings() == read_health(Board(number=0, kind=BoardKind.PCIE, libraries=None, root=machine))
     with raw_worker(host) as worker:
         worker.request("starting", do="close")
         worker.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import binding
-from runtime.binding import DeviceMem, Dtype, NetInfo, Shape, StageInfo, Status, Tensor, check
+from runtime.binding import DeviceMem, DevStat, Dtype, NetInfo, Profile, Shape, StageInfo, Status, Tensor, check
 from runtime.faults import DeviceError, OutOfDeviceMemory, RuntimeFault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,16 @@ int main(void) {
     return 0;
 }
 """
+
+C_NAMES = {
+    DeviceMem: "bm_device_mem_t",
+    Shape: "bm_shape_t",
+    Tensor: "bm_tensor_t",
+    StageInfo: "bm_stage_info_t",
+    NetInfo: "bm_net_info_t",
+    Profile: "bm_profile_t",
+    DevStat: "bm_dev_stat_t",
+}
 
 EVERY_FUNCTION = """
 import sys
@@ -68,7 +78,7 @@ def test_memory_and_statuses_are_as_in_the_header(toolchain, tmp_path):
 
 @pytest.mark.parametrize(
     ("structure", "size"),
-    [(DeviceMem, 24), (Shape, 36), (Tensor, 72), (StageInfo, 32), (NetInfo, 144)],
+    [(DeviceMem, 24), (Shape, 36), (Tensor, 72), (StageInfo, 32), (NetInfo, 144), (Profile, 64), (DevStat, 64)],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_structures_have_their_sizes(structure, size):
@@ -76,16 +86,13 @@ def test_structures_have_their_sizes(structure, size):
     assert ctypes.sizeof(structure) == size
 
 
-@pytest.mark.parametrize("structure", [DeviceMem, Shape, Tensor, StageInfo, NetInfo], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("structure", C_NAMES, ids=lambda s: s.__name__)
 def test_fields_lie_where_a_c_compiler_puts_them(structure, tmp_path):
     """Offset of every field, against the declarations that the fake libraries are compiled with."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler named cc on the PATH")
-    c_name = {DeviceMem: "mem", Shape: "shape", Tensor: "tensor", StageInfo: "stage_info", NetInfo: "net_info"}[
-        structure
-    ]
-    c_type = "bm_device_mem_t" if structure is DeviceMem else f"bm_{c_name}_t"
+    c_type = C_NAMES[structure]
     fields = [name for name, _ in structure._fields_]
     of_union = {"device_addr", "reserved", "dmabuf_fd"} if structure is DeviceMem else set()
     offsets = ", ".join(f"offsetof({c_type}, {'u.device.' if name in of_union else ''}{name})" for name in fields)

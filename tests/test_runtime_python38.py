@@ -30,7 +30,18 @@ def python38():
 
 def test_the_worker_imports(python38):
     """Every module that the worker needs imports there."""
-    modules = ["worker", "device", "cmodel", "bmodel", "binding", "framing", "window", "waiting", "libraries", "faults"]
+    modules = [
+        "worker",
+        "device",
+        "cmodel",
+        "bmodel",
+        "binding",
+        "age",
+        "framing",
+        "window",
+        "libraries",
+        "faults",
+    ]
     imports = "; ".join(f"import runtime.{module}" for module in modules)
     run = subprocess.run(
         [python38, "-I", "-B", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}; print('all')"],

@@ -1,5 +1,6 @@
 """The main job, run as a user runs it: on trained checkpoints it passes, on wrong graphs it fails."""
 
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,27 @@ def test_wrong_graphs_fail(tmp_path, fault):
         assert "should be <=" in record.message
 
 
+def test_throughput(tmp_path):
+    """Every sample is kept beside the records; on the simulator no figure passes for one of a chip."""
+    done, run = run_suites(tmp_path, "--grid", "smoke", "-k", "throughput", "--depths", "0,17", "--repeats", "1")
+    assert done.returncode == 0, done.stdout[-8000:]
+    metrics = {record.case: record.metrics for record in run.records}
+    assert metrics["decode-F16-chunk"]["simulator_wall_decode_tokens_per_s_at_17"] > 0
+    assert metrics["prefill_16-F16-chunk"]["simulator_wall_ttft_ms"] > 0
+    assert {name for of_case in metrics.values() for name in of_case if not name.startswith("simulator_")} == {
+        "prompt_tokens"
+    }
+    folder = tmp_path / "runs" / run.run.id
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [sample["what"] for sample in samples if sample["case"] == "decode-F16-chunk"] == [
+        "first-call",
+        *4 * ["step"],
+    ]
+    assert {(sample["simulated"], sample["device_s"]) for sample in samples} == {(True, None)}
+    assert "simulator_wall_decode_ms_at_17" in (folder / "records.csv").read_text()
+    assert "no performance figures of the chip either" in (folder / "index.html").read_text()
+
+
 def test_a_run_that_stops_early(tmp_path):
     """Stopped at the first failure, a run is interrupted: it does not pass for one that measured everything."""
     arguments = ("--grid", "smoke", "--variant", "relu-dropped", "-k", "parity and decode", "-x")
@@ -105,6 +127,8 @@ def test_a_board_that_is_none(tmp_path):
         (("--toolchain", "9.9.9"), "rwkv-tpu toolchain install 9.9.9"),
         (("--variant", "linear"), "no graph variant 'linear'"),
         (("--codec", "world"), "world"),
+        (("--depths", "0;512"), "such as 0,512"),
+        (("--repeats", "0"), "at least 1"),
     ],
 )
 def test_options_that_cannot_be_met(tmp_path, arguments, message):

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from harness.device import quarantine
 from harness.device.board import locate_board
-from harness.device.place import place_of
+from harness.device.place import place_of, state_folder
+from harness.device.remote.address import SCHEME, RemoteAddress
 from harness.doctor import Finding, Health, Scope, examine
 
 _COLOURS = {Health.OK: "green", Health.MISSING: "yellow", Health.BROKEN: "red", Health.UNKNOWN: "dim"}
@@ -30,7 +31,8 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
     lift: Annotated[
-        int | None, typer.Option(min=0, help="end the quarantine of board N, and do nothing else", metavar="N")
+        str | None,
+        typer.Option(help="end the quarantine of a board, here or distant, and do nothing else", metavar="N|ssh://…"),
     ] = None,
     forget_answer: Annotated[
         bool, typer.Option("--forget-answer", help="with --lift: drop the canary's known answer and time as well")
@@ -46,16 +48,18 @@ def doctor(
         rwkv-tpu doctor --device 0 --deep
 
         rwkv-tpu doctor --lift 0
+
+        rwkv-tpu doctor --lift ssh://user@host/0
     """
     if lift is not None:
-        folder = place_of(locate_board(lift, libsophon)).state_folder
+        folder = _state_of(lift, libsophon)
         entry = quarantine.lift(folder)
         if forget_answer:
             from harness.device.canary import forget
 
             forget(folder)
         told = "was not in quarantine" if entry is None else f"free again; it was in for: {entry.reason}"
-        typer.echo(f"board {lift}: {told}")
+        typer.echo(f"board {lift}: {told}")  # an address has no password: reading it would have failed
         return
     findings = []
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -76,6 +80,17 @@ def doctor(
         console.print(f"\nneeded, and not well: {names}" if stops else "\neverything that is needed works")
     if stops:
         raise typer.Exit(1)
+
+
+def _state_of(board: str, libsophon: Path | None) -> Path:
+    """The folder of what is kept here about a board; a distant one need not answer."""
+    if board.startswith(SCHEME):
+        if libsophon is not None:
+            raise typer.BadParameter("the address is to be as in the run: ?libsophon=/DIR behind it, no --libsophon")
+        return state_folder(RemoteAddress.parse(board).name)
+    if not (board.isascii() and board.isdecimal()):
+        raise typer.BadParameter(f"--lift {board}: should be the number of a board, or {SCHEME}user@host/N")
+    return place_of(locate_board(int(board), libsophon)).state_folder
 
 
 def _show(console: Console, finding: Finding) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from compile.release import DEFAULT_RELEASE
 from compile.spec import Quantization
 from harness.checkpoints import open_model
+from harness.device.guard import InfraError
 from harness.lambada import documents
 from harness.lambada.protocol import PROTOCOL, to_text
 from harness.lambada.results import Header, Key, open_results
@@ -27,17 +28,19 @@ from harness.lambada.statistics import Comparison, Summary, compare, summarise
 from harness.lambada.words import comparison_words, hint_words, summary_words
 from harness.manifest import now
 from harness.paths import cache_folder
-from harness.targets.scorers import DESCRIPTIONS, Compiled, ScorerError, open_scorer
+from harness.targets.scorers import DESCRIPTIONS, Compiled, check_name, is_local_board, open_scorer
 from reference.shape import CheckpointError
 from reference.state_file import load_state
+from runtime.faults import RuntimeFault
 from tokenizer.codec import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from harness.checkpoints import Model
-    from harness.lambada.results import Result
+    from harness.lambada.results import Result, Results
     from harness.targets.base import StateArrays, Text
+    from reports.schema import Reading, Record
 
 
 def lambada(
@@ -68,6 +71,10 @@ def lambada(
     toolchain: Annotated[
         str, typer.Option(help="the TPU-MLIR release that compiles them", metavar="VERSION")
     ] = DEFAULT_RELEASE,
+    libsophon: Annotated[
+        Path | None,
+        typer.Option(help="libsophon of a board named as target, where it is not in /opt/sophon", metavar="DIR"),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="results are kept in its folder lambada", metavar="DIR")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in full precision; lines go to stderr")] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="download the data file, check it, and stop")] = False,
@@ -78,6 +85,9 @@ def lambada(
     from there, and a larger --limit computes only what is new. Two targets are compared document by document, which
     sees differences far smaller than either one's standard error.
 
+    A board is locked while it is used, and its canary asked before and after: one that is busy or sick ends the
+    command with exit code 1.
+
     Examples:
         rwkv-tpu lambada --fetch
 
@@ -86,6 +96,8 @@ def lambada(
         rwkv-tpu lambada naive torch --limit 200 --checkpoint rwkv7-g1-0.1b.pth
 
         rwkv-tpu lambada emulated-w4f16 cmodel --quantization W4F16 --limit 20
+
+        rwkv-tpu lambada torch ssh://user@host/0 --limit 500
     """
     if fetch:
         typer.echo(f"{documents.fetch(cache_folder())}: there, and unaltered")
@@ -93,9 +105,13 @@ def lambada(
     names = targets or ["torch"]
     if len(names) > 2:
         raise typer.BadParameter(f"one or two targets can be named, not {len(names)}: {' '.join(names)}")
-    if unknown := [name for name in names if name not in DESCRIPTIONS and not name.removeprefix("sail:").isdecimal()]:
-        # Opening it would tell too, but the second only after hours of the first.
-        raise ScorerError(f"no target {unknown[0]!r}; there are {', '.join(DESCRIPTIONS)}")
+    for name in names:  # opening it would tell too, but the second only after hours of the first
+        check_name(name)
+    if libsophon is not None and not any(map(is_local_board, names)):
+        raise typer.BadParameter(
+            "--libsophon is of a board of this machine: name its number as target; for ssh://…, write ?libsophon=/DIR "
+            "behind the address"
+        )
     say = partial(typer.echo, err=as_json)
     with _interruptible():
         file = documents.find_data(data)
@@ -111,6 +127,7 @@ def lambada(
             compiled=Compiled(
                 quantization=quantization, chunk_lengths=tuple(sorted(set(chunk or [32]))), toolchain=toolchain
             ),
+            libsophon=libsophon,
             folder=runs / "lambada",
         )
         what = "a small synthetic one, for want of --checkpoint" if checkpoint is None else str(checkpoint)
@@ -139,6 +156,7 @@ class _Question:
     state: StateArrays | None
     state_sha256: str | None
     compiled: Compiled
+    libsophon: Path | None
     folder: Path
 
 
@@ -153,11 +171,33 @@ class _Scored:
     results: tuple[Result, ...]
 
 
+@dataclass(slots=True)
+class _BoardLog:
+    """Puts what is said of a board into the results file; what comes before that is open waits for it."""
+
+    _waiting: list[tuple[Record, tuple[Reading, ...]]] = field(default_factory=list)
+    _results: Results | None = None
+
+    def __call__(self, canary: Record, health: tuple[Reading, ...]) -> None:
+        if self._results is None:
+            self._waiting.append((canary, health))
+        else:
+            self._results.note(canary, health)
+
+    def write_to(self, results: Results) -> None:
+        self._results = results
+        for canary, health in self._waiting:
+            results.note(canary, health)
+
+
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Turn Ctrl-C into a line that says how to go on, and the usual exit code."""
+    """Tell how to go on after Ctrl-C, with the usual exit code, and after a fault of a device."""
     try:
         yield
+    except (InfraError, RuntimeFault):
+        typer.echo("what was scored is kept: once that is seen to, the same command goes on from there", err=True)
+        raise
     except KeyboardInterrupt:
         typer.echo("interrupted; what was scored is kept: the same command goes on from there", err=True)
         raise typer.Exit(130) from None
@@ -166,7 +206,12 @@ def _interruptible() -> Generator[None]:
 def _score(name: str, question: _Question, say: Callable[[str], None]) -> _Scored:
     """Score what is missing, showing how it goes."""
     model = question.model
-    with open_scorer(name, model, question.compiled, say=say) as scorer:
+    libsophon = question.libsophon if is_local_board(name) else None
+    board = _BoardLog()
+    with (
+        ExitStack() as files,  # the results stay open longer than the target: a board's last word goes there too
+        open_scorer(name, model, question.compiled, libsophon=libsophon, say=say, note=board) as scorer,
+    ):
         key = Key(
             checkpoint_sha256=model.checkpoint.sha256,
             codec=model.codec.value,
@@ -183,7 +228,9 @@ def _score(name: str, question: _Question, say: Callable[[str], None]) -> _Score
             description=scorer.description,
         )
         say(f"\ntarget      {name}: {scorer.description}")
-        with open_results(question.folder, header) as results, _progress(name) as progress:
+        results = files.enter_context(open_results(question.folder, header))
+        board.write_to(results)
+        with _progress(name) as progress:
             say(f"results     {results.path}")
             known = sum(document in results for document in question.texts)
             if known:

@@ -103,11 +103,6 @@ def locate_board(number: int, libsophon: Path | None = None, root: Path = Path("
     return Board(number=number, kind=kind, libraries=Libraries.board(folder), root=root)
 
 
-def find_board(number: int, root: Path = Path("/")) -> Libraries:
-    """The libraries that drive board *number*; see :func:`locate_board`."""
-    return locate_board(number, root=root).libraries
-
-
 def libraries_folder(libsophon: Path) -> Path:
     """The folder of libraries of a libsophon, which may be given itself."""
     inner = libsophon / "lib"

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compile.spec import GraphKind, GraphSpec
-from harness.device.board import BoardKind, locate_board
+from harness.device.board import locate_board
 from harness.device.canary import QUANTIZATION, ask, compile_for, make_canary
-from harness.device.health import read_health, tool_output
+from harness.device.health import read_health
 from harness.device.lock import BoardLock
 from harness.device.place import place_of
 from harness.device.probe import Probed, Step, probe
+from harness.device.sensors import bm_smi, tool_output
 from harness.limits import load_limits
 from harness.manifest import now
 from harness.metrics import logits_distance, state_nmse
@@ -223,6 +224,7 @@ def _load_bmodel(contact: Contact) -> Found:
             "addr_mode": net.addr_mode,
             "runtime_flags": engine.versions.runtime_flags,
             "driver": engine.versions.driver,
+            "remarks": engine.remarks,
             "libraries": {file.path.rpartition("/")[2]: file.sha256 for file in engine.versions.libraries},
         }
 
@@ -359,9 +361,7 @@ def _short(found: Found) -> str:
 
 def _environment(contact: Contact) -> Found:
     root = contact.board.root
-    devices = [f"--start_dev={contact.number}", f"--last_dev={contact.number}"]
-    tools = (["bm_version"], ["bm-smi", *devices, "--text_format"])
-    wanted = tools if contact.board.kind is BoardKind.PCIE else tools[:1]
+    tools = (["bm_version"], bm_smi(contact.number))
     return {
         "harness": version("rwkv-tpu-harness"),
         "target": contact.board.label,
@@ -370,7 +370,7 @@ def _environment(contact: Contact) -> Found:
         "libc": " ".join(platform.libc_ver()),
         "toolchain": contact.toolchain.compiler_commit,
         "checkpoint": contact.model.checkpoint.name,
-        "tools": {tool[0]: tool_output(tool, root) for tool in wanted} if not contact.board.simulated else {},
+        "tools": {tool[0]: tool_output(tool, root) for tool in tools} if not contact.board.simulated else {},
     }
 
 

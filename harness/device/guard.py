@@ -10,12 +10,16 @@ from harness.device import quarantine
 from harness.device.canary import Canary, ask, judge
 from harness.device.lock import BoardLock
 from reports.schema import Outcome, Record, Stage
-from runtime.faults import RuntimeFault
+from runtime.faults import DeviceError, RuntimeFault, WorkerDied, WorkerHung
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.device.place import Place
+
+
+DOUBTFUL = (WorkerDied, WorkerHung, DeviceError)
+"""Failures after which the board may be the one to blame."""
 
 
 class InfraError(RuntimeError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.device.board import locate_board
 from harness.device.health import read_health
-from harness.device.quarantine import file_of
 from harness.device.remote.address import SCHEME, RemoteAddress
 from harness.device.remote.faults import RemoteFault
 from harness.device.remote.host import open_remote
@@ -60,7 +60,12 @@ class Place:
     @property
     def state_folder(self) -> Path:
         """What is kept about it between runs: the canary's known answer, its quarantine."""
-        return cache_folder() / "boards" / self.name
+        return state_folder(self.name)
+
+
+def state_folder(name: str) -> Path:
+    """What is kept between runs about the place of that name."""
+    return cache_folder() / "boards" / name
 
 
 def open_place(device: str, libsophon: Path | None, simulator: Path) -> Place:
@@ -116,7 +121,7 @@ def _distant(address: RemoteAddress) -> Place:
         open=host.open_engine,
         readings=host.readings,
         recovery=host.recovery,
-        lift=f"rm {file_of(cache_folder() / 'boards' / host.name)}",
+        lift=f"rwkv-tpu doctor --lift {shlex.quote(str(address))}",
         blameless=(LibraryMissing, BadBmodel, RemoteFault),
         close=host.close,
     )

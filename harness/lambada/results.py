@@ -1,5 +1,8 @@
 """Per-document results in a file that survives a kill: a header line, then a line a document.
 
+Of a board there are also lines about its canary. Documents between a canary that passed and one that did not are in
+doubt: their lines stay, but they count as not scored.
+
 The file's name contains a hash of all that determines the numbers. So the same command finds its file again and goes
 on where it was stopped, and nothing else does. The format is documented in ``docs/lambada.md``.
 """
@@ -15,6 +18,9 @@ from typing import TYPE_CHECKING
 
 import filelock
 import msgspec
+
+from harness.manifest import now
+from reports.schema import Outcome, Reading, Record
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -83,6 +89,22 @@ class Result(msgspec.Struct, tag="document", tag_field="type", frozen=True, kw_o
         )
 
 
+class BoardCheck(msgspec.Struct, tag="board", tag_field="type", frozen=True, kw_only=True):
+    """What a board's canary and its health were at some moment."""
+
+    at: str  # ISO 8601 with offset
+    canary: Record
+    health: tuple[Reading, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the board could be trusted."""
+        return self.canary.outcome is Outcome.PASSED
+
+
+Line = Header | Result | BoardCheck
+
+
 class Results:
     """The results of one target on one checkpoint, as far as there are any."""
 
@@ -108,6 +130,14 @@ class Results:
         """
         _append(self.path, results)
         self._done |= {result.id: result for result in results}
+
+    def note(self, canary: Record, health: tuple[Reading, ...]) -> None:
+        """Append what a board's canary gave; a later opening of the file counts only what is not in doubt.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        _append(self.path, [BoardCheck(at=now(), canary=canary, health=health)])
 
 
 @contextmanager
@@ -167,9 +197,9 @@ def _open(path: Path, header: Header) -> Results:
 
 
 def _parse(path: Path, content: bytes) -> tuple[Header, tuple[Result, ...]]:
-    decoder = msgspec.json.Decoder(Header | Result)
+    decoder = msgspec.json.Decoder(Line)
     remedy = "remove the file to score all documents again"
-    lines: list[Header | Result] = []
+    lines: list[Line] = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             lines.append(decoder.decode(line))
@@ -180,13 +210,20 @@ def _parse(path: Path, content: bytes) -> tuple[Header, tuple[Result, ...]]:
     header = lines[0]
     if header.schema != SCHEMA:
         raise ResultsError(f"{path}:1: has schema {header.schema}, but this release reads {SCHEMA}; {remedy}")
-    results = tuple(line for line in lines[1:] if isinstance(line, Result))
-    if len({result.id for result in results}) != len(lines) - 1:
-        raise ResultsError(f"{path}: a document or the header stands in it twice; {remedy}")
-    return header, results
+    sure: dict[str, Result] = {}
+    since_canary: dict[str, Result] = {}
+    for entry in lines[1:]:
+        if isinstance(entry, BoardCheck):
+            sure |= since_canary if entry.is_well else {}
+            since_canary = {}
+        elif isinstance(entry, Header) or entry.id in sure or entry.id in since_canary:
+            raise ResultsError(f"{path}: a document or the header stands in it twice; {remedy}")
+        else:
+            since_canary[entry.id] = entry
+    return header, tuple((sure | since_canary).values())
 
 
-def _append(path: Path, lines: Sequence[Header | Result]) -> None:
+def _append(path: Path, lines: Sequence[Line]) -> None:
     encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
     try:
         # Opened for each batch: nothing is lost in a buffer when the process dies.

@@ -81,6 +81,13 @@ class SailTarget:
         self._tokens = {T: tensor([1, T], i32, host=True, device=True) for T in self._graphs}
         self._logits = {T: tensor([1, T, dims.V], f32, host=True, device=True) for T in self._graphs}
 
+    def close(self) -> None:
+        """Let go of everything; sail gives device memory and board back when nobody refers to them."""
+        self._graphs.clear()
+        self._tokens.clear()
+        self._logits.clear()
+        self._current, self._spare, self._host = [], [], []
+
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
         """Logits of every position, whole chunks first, the tail token by token; nothing is ever padded.
 
@@ -105,7 +112,10 @@ class SailTarget:
         tokens.sync_s2d()
         # Beyond BASIC a graph may write a state before it has read all of it.
         after = self._current if graph.is_basic else self._spare
-        graph.process([tokens, *self._current], [logits, *after])
+        try:
+            graph.process([tokens, *self._current], [logits, *after])
+        except RuntimeError as error:  # what its C++ exceptions become
+            raise DeviceError(f"sophon-sail failed on {T} tokens: {error}", call="process") from error
         if after is self._spare:
             self._current, self._spare = self._spare, self._current
         logits.sync_d2s()

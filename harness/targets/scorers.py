@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,10 @@ from compile.release import DEFAULT_RELEASE
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import find
 from harness.cases import VARIANTS
-from harness.device.board import find_board
+from harness.device.board import locate_board
+from harness.device.place import CMODEL
+from harness.device.remote.address import SCHEME, RemoteAddress
+from harness.device.watch import Note, ignore, watched_place
 from harness.paths import cache_folder
 from harness.targets.base import Score
 from harness.targets.bmodel import BmodelScorer
@@ -34,8 +37,6 @@ from reference.emulated import Emulated
 from reference.fast import Fast
 from reference.naive import Naive
 from reference.precision import Precision
-from runtime.engine import Engine
-from runtime.libraries import Libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from compile.compiler import Bmodel
     from compile.toolchain import Toolchain
     from harness.checkpoints import Model
+    from harness.device.place import Place
     from harness.targets.base import Scorer, StateArrays, Target, Text
 
-CMODEL = "cmodel"
 SAIL = "sail"
 EMULATED = {f"emulated-{precision.value.lower()}": precision for precision in Precision}
 DIALECTS = {dialect.value: dialect for dialect in Dialect}
@@ -61,6 +62,7 @@ DESCRIPTIONS = {
     Dialect.TPU.value: "TPU-MLIR's interpreter of its TPU dialect, quantised",
     CMODEL: "bmodels on the BM1684X simulator",
     "N": "bmodels on board number N",
+    f"{SCHEME}user@host/N": "bmodels on a board of another machine",
     SAIL: "bmodels on board 0 through sophon-sail, on board N as sail:N",
 }
 """Every target that scores texts, by name."""
@@ -105,18 +107,51 @@ class EveryPosition:
         return scores
 
 
+def check_name(name: str) -> None:
+    """See that there may be a target of that name, before anything is computed.
+
+    Raises:
+        ScorerError, AddressError: there is none.
+    """
+    if name.startswith(SCHEME):
+        RemoteAddress.parse(name)
+    elif (name not in DESCRIPTIONS and not is_local_board(name)) or name == "N":
+        raise ScorerError(f"no target {name!r}; there are {', '.join(DESCRIPTIONS)}")
+
+
+def is_local_board(name: str) -> bool:
+    """Whether *name* is a target on a board of this machine, through whatever interface."""
+    number = name.removeprefix(f"{SAIL}:")
+    return name == SAIL or (number.isascii() and number.isdecimal())
+
+
 @contextmanager
 def open_scorer(
-    name: str, model: Model, compiled: Compiled = Compiled(), *, say: Callable[[str], None] = lambda _: None
+    name: str,
+    model: Model,
+    compiled: Compiled = Compiled(),
+    *,
+    libsophon: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    note: Note = ignore,
 ) -> Generator[Scorer]:
-    """Open the target of that name for a checkpoint; *say* receives lines of progress of a compile.
+    """Open the target of that name for a checkpoint. A board is locked and its canary asked, before and after.
+
+    Args:
+        name: one of DESCRIPTIONS.
+        model: the checkpoint.
+        compiled: how its graphs are made, where it has any.
+        libsophon: of a board of this machine, in place of the usual folder.
+        say: receives lines of progress of a compile.
+        note: receives what a board's canary and health were.
 
     Raises:
         ScorerError: there is no such target.
         ToolchainError, CompileError, NoBoardError, RuntimeFault: a target that cannot be had.
+        BoardBusyError, InfraError: see :func:`harness.device.watch.watched_place`; InfraError also at the end.
         InterpreterError: the process of an interpreter died, on opening or later.
     """
-    engine, _, number = name.partition(":")
+    check_name(name)
     if (scorer := _reference(name, model)) is not None:
         yield scorer
     elif name == "rwkv":
@@ -130,13 +165,17 @@ def open_scorer(
     elif name in DIALECTS:
         with _open_dialect(DIALECTS[name], model, compiled, say) as interpreted:
             yield interpreted
-    elif name == CMODEL or name.isdecimal():
-        with _open_bmodels(name, model, compiled, say) as bmodels:
-            yield bmodels
-    elif engine == SAIL and (number.isdecimal() or name == SAIL):
-        yield _open_sail(name, int(number or 0), model, compiled, say)
+    elif name.startswith(SAIL):
+        with _open_sail(name, model, compiled, libsophon, say, note) as sail:
+            yield sail
     else:
-        raise ScorerError(f"no target {name!r}; there are {', '.join(DESCRIPTIONS)}")
+        toolchain = find(compiled.toolchain, cache_folder())
+        libraries = libsophon if name != CMODEL else None
+        with (
+            watched_place(name, libraries, toolchain, say=say, note=note) as place,
+            _open_bmodels(place, model, compiled, toolchain, say) as bmodels,
+        ):
+            yield bmodels
 
 
 def _reference(name: str, model: Model) -> Scorer | None:
@@ -172,38 +211,47 @@ def _open_dialect(
 
 
 @contextmanager
-def _open_bmodels(name: str, model: Model, compiled: Compiled, say: Callable[[str], None]) -> Generator[BmodelScorer]:
-    toolchain = find(compiled.toolchain, cache_folder())
-    libraries = Libraries.cmodel(toolchain.libraries) if name == CMODEL else find_board(int(name))
-    bmodels = [
-        compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, GraphKind.PREFILL, toolchain)
-    ]
-    where = "BM1684X simulator" if name == CMODEL else f"BM1684X board {name}"
+def _open_bmodels(
+    place: Place, model: Model, compiled: Compiled, toolchain: Toolchain, say: Callable[[str], None]
+) -> Generator[BmodelScorer]:
+    bmodels = _compile(model, compiled, GraphKind.PREFILL, toolchain, say)
+    where = "simulator" if place.name == CMODEL else place.label if place.simulated else f"board {place.label}"
     description = (
-        f"{where}, {compiled.quantization.value}, prefill {_listed(compiled) or 'by decode'}, "
+        f"BM1684X {where}, {compiled.quantization.value}, prefill {_listed(compiled) or 'by decode'}, "
         f"TPU-MLIR {toolchain.compiler_commit}"
     )
-    with Engine.open(
-        libraries, [bmodel.path for bmodel in bmodels], device=0 if name == CMODEL else int(name)
-    ) as engine:
-        identity = {"target": name, "bmodels": _sha256s(bmodels)}
+    with place.open([bmodel.path for bmodel in bmodels]) as engine:
+        identity = {"target": place.label, "bmodels": _sha256s(bmodels)}
         identity |= {file.path.rpartition("/")[2]: file.sha256 for file in engine.versions.libraries}
+        for remark in engine.remarks:
+            say(f"doubtful: {remark}")
         yield BmodelScorer(engine, identity, description)
 
 
-def _open_sail(name: str, board: int, model: Model, compiled: Compiled, say: Callable[[str], None]) -> EveryPosition:
+@contextmanager
+def _open_sail(
+    name: str, model: Model, compiled: Compiled, libsophon: Path | None, say: Callable[[str], None], note: Note
+) -> Generator[EveryPosition]:
     import_sail()  # before minutes of compiling
+    board = name.removeprefix(SAIL).removeprefix(":") or "0"
+    if locate_board(int(board), libsophon).simulated:
+        raise ScorerError(f"sophon-sail drives boards alone, and {libsophon} is the simulator: name {board} as target")
     toolchain = find(compiled.toolchain, cache_folder())
-    bmodels = [
-        compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, GraphKind.PREFILL_ALL, toolchain)
-    ]
-    target = SailTarget([bmodel.path for bmodel in bmodels], Dims.of(model.arrays), board)
-    identity = {"target": name, "bmodels": _sha256s(bmodels), "sail": target.version}
-    description = (
-        f"BM1684X board {board} through sophon-sail {target.version}, {compiled.quantization.value}, "
-        f"prefill {_listed(compiled) or 'by decode'}, TPU-MLIR {toolchain.compiler_commit}"
-    )
-    return EveryPosition(target, identity, description)
+    with watched_place(board, libsophon, toolchain, say=say, note=note):
+        bmodels = _compile(model, compiled, GraphKind.PREFILL_ALL, toolchain, say)
+        with closing(SailTarget([bmodel.path for bmodel in bmodels], Dims.of(model.arrays), int(board))) as target:
+            identity = {"target": name, "bmodels": _sha256s(bmodels), "sail": target.version}
+            description = (
+                f"BM1684X board {board} through sophon-sail {target.version}, {compiled.quantization.value}, "
+                f"prefill {_listed(compiled) or 'by decode'}, TPU-MLIR {toolchain.compiler_commit}"
+            )
+            yield EveryPosition(target, identity, description)
+
+
+def _compile(
+    model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolchain, say: Callable[[str], None]
+) -> list[Bmodel]:
+    return [compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, prefill, toolchain)]
 
 
 def _jobs(model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolchain) -> list[Job]:

@@ -22,6 +22,18 @@ typedef struct {
     unsigned int flags;
     unsigned int size;
 } bm_device_mem_t;
+typedef struct bm_profile {
+    unsigned long cdma_in_time, cdma_in_counter, cdma_out_time, cdma_out_counter;
+    unsigned long tpu_process_time, tpu1_process_time;
+    unsigned long sent_api_counter, completed_api_counter;
+} bm_profile_t;
+struct bm_heap_stat {
+    unsigned int mem_total, mem_avail, mem_used;
+};
+typedef struct bm_dev_stat {
+    int mem_total, mem_used, tpu_util, heap_num;
+    struct bm_heap_stat heap_stat[4];
+} bm_dev_stat_t;
 #endif
 
 enum { F32 = 0, F16 = 1, I8 = 2, I32 = 6, BF16 = 8 }; /* of bm_data_type_t */

@@ -2,7 +2,8 @@
  *   FAKE_LOG      file that gets a line for each call: thread, call, arguments
  *   FAKE_FAULTS   call@n=what, separated by commas; n counts that call from 1. What: a status code, abort, segfault,
  *                 exit, hang, stop, kill, or exhausted (which prints what libbmlib prints, and exits)
- *   FAKE_MEMORY   bytes of device memory
+ *   FAKE_MEMORY   bytes of device memory; bm_get_stat knows of none without it
+ *   FAKE_TPU_US   microseconds that bm_get_profile counts for each launch; 0 without it, as on the simulator
  * Launched work happens when the thread that launched it synchronises, and not before.
  */
 #define _GNU_SOURCE
@@ -36,6 +37,7 @@ static __thread struct {
     void *what;
 } works[WORKS];
 static __thread int work_count;
+static __thread unsigned long works_done;
 
 static FILE *log_file(void) {
     static FILE *file;
@@ -110,6 +112,7 @@ void fake_submit(void (*work)(void *), void *what) {
 
 static void catch_up(void) {
     for (int i = 0; i < work_count; i++) works[i].work(works[i].what);
+    works_done += (unsigned long)work_count;
     work_count = 0;
 }
 
@@ -236,6 +239,29 @@ bm_status_t bm_get_driver_version(bm_handle_t handle, int *driver_version) {
     *driver_version = 0x501;
     return BM_SUCCESS;
 }
+
+#ifndef WITHOUT_bm_get_profile
+bm_status_t bm_get_profile(bm_handle_t handle, bm_profile_t *profile) {
+    (void)handle;
+    BEGIN(bm_get_profile);
+    const char *each = getenv("FAKE_TPU_US");
+    memset(profile, 0, sizeof *profile);
+    profile->tpu_process_time = each ? works_done * strtoul(each, NULL, 0) : 0;
+    return BM_SUCCESS;
+}
+#endif
+
+#ifndef WITHOUT_bm_get_stat
+bm_status_t bm_get_stat(bm_handle_t handle, bm_dev_stat_t *stat) {
+    (void)handle;
+    BEGIN(bm_get_stat);
+    const char *limit = getenv("FAKE_MEMORY");
+    memset(stat, 0, sizeof *stat);
+    stat->mem_total = limit ? (int)(strtoul(limit, NULL, 0) >> 20) : 0;
+    stat->mem_used = (int)(memory_used >> 20);
+    return BM_SUCCESS;
+}
+#endif
 
 const char *libbmlib_version(void) {
     return "libbmlib_version:0.0.0, fake";

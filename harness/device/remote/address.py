@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass, fields
@@ -86,6 +87,12 @@ class RemoteAddress:
         host = f"[{quote(self.host, safe=':')}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         return f"{SCHEME}{user}{host}{port}/{self.number}"
+
+    @property
+    def name(self) -> str:
+        """A word for the names of files about it: another option is another board."""
+        digest = hashlib.sha256(str(self).encode()).hexdigest()[:8]
+        return f"{re.sub('[^A-Za-z0-9.-]', '-', self.host)}-{self.number}-{digest}"
 
     def __str__(self) -> str:
         """The whole address; reading it gives this value again."""

@@ -1,7 +1,7 @@
 """What runs on the distant machine. Python 3.8, no packages, one file: its text is sent over the connection.
 
 It is started with the name of one action, and takes what the action needs as one line of JSON from standard input
-(the worker's: as an argument, for its input is the worker's). Replies are lines of JSON behind a mark, because shells
+(those that are run from the package: as an argument). Replies are lines of JSON behind a mark, because shells
 print greetings. Every action ends when its keeper does, so nothing outlives a connection.
 
 The keeper is the first command of a connection and lives as long as it: it ends with its input, or when its input
@@ -15,6 +15,7 @@ import array
 import ctypes
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -138,18 +139,11 @@ def receive(token: str, path: str, size: int, sha256: str) -> None:
     _reply(done=done)
 
 
-def read(token: str, patterns: list[str]) -> None:
-    """Reply with the text of all files that *patterns* match: ``{"texts": {path: text}, "errors": {path: reason}}``."""
+def read(token: str, kind: str, number: int, root: str) -> None:
+    """Reply with what the board tells of itself: ``{"readings": [...]}``, see harness.device.sensors."""
     _end_with_keeper(token)
-    texts, errors = {}, {}
-    for pattern in patterns:
-        for path in sorted(Path("/").glob(pattern.lstrip("/"))):
-            try:
-                with path.open("rb") as file:
-                    texts[str(path)] = file.read(_TEXT_BYTES).decode(errors="replace")
-            except OSError as error:
-                errors[str(path)] = error.strerror
-    _reply(texts=texts, errors=errors)
+    sensors = importlib.import_module("sensors")  # beside this file in the package
+    _reply(readings=sensors.read(kind, number, root))
 
 
 def work(token: str, package: str, number: int) -> None:
@@ -170,7 +164,8 @@ def work(token: str, package: str, number: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     worker = subprocess.Popen(
         [sys.executable, "-m", "runtime.worker"],
-        env={**os.environ, "PYTHONPATH": package},
+        # Temporary files too go where the copies are: a worker that is killed has no time to clean up.
+        env={**os.environ, "PYTHONPATH": package, "TMPDIR": str(Path(package).parent)},
         cwd="/",
         pass_fds=[lock, turn],
     )

@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import secrets
-import tempfile
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
-import msgspec
-
 from harness.device.board import Board, BoardKind, NoBoardError
-from harness.device.health import read_health
+from harness.device.health import as_readings, read_health, sensors_kind, unavailable
 from harness.device.remote import far_side
 from harness.device.remote.address import RemoteAddress
 from harness.device.remote.faults import BoardInUse, ConnectionLost, NoSpace, RemoteFault, Unreachable
@@ -38,23 +33,6 @@ _T = TypeVar("_T")
 
 _PAUSES_S = (0.0, 1.0, 4.0, 15.0)
 _PIECE_BYTES = 1 << 20
-
-# What harness.device.health reads.
-_HEALTH_FILES = (
-    "/proc/bmsophon/driver_version",
-    "/proc/bmsophon/card*/board_power",
-    "/proc/bmsophon/card*/board_temp",
-    "/proc/bmsophon/card*/tpu_maxclk",
-    "/proc/bmsophon/card*/bmsophon{number}/boot_loader_version",
-    "/proc/bmsophon/card*/bmsophon{number}/chip_temp",
-    "/proc/bmsophon/card*/bmsophon{number}/firmware_info",
-    "/proc/bmsophon/card*/bmsophon{number}/status",
-    "/proc/bmsophon/card*/bmsophon{number}/tpu_freq",
-    "/proc/bmsophon/card*/bmsophon{number}/tpu_power",
-    "/sys/class/bm-tpu/bm-tpu0/device/npu_usage",
-    "/sys/class/thermal/thermal_zone[01]/temp",
-    "/sys/kernel/debug/ion/bm_npu_heap_dump/summary",
-)
 
 
 class RemoteEngine(Engine):
@@ -105,7 +83,7 @@ class RemoteHost:
         address: RemoteAddress,
         *,
         config: Path | None = None,
-        root: str = "",
+        root: str = "/",
         silence_s: float = far_side.SILENCE_S,
     ) -> None:
         """Connect and see that there is a board; see `open_remote`."""
@@ -132,8 +110,7 @@ class RemoteHost:
     @property
     def name(self) -> str:
         """A word for the names of files about it."""
-        digest = hashlib.sha256(str(self.address).encode()).hexdigest()[:8]
-        return f"{re.sub('[^A-Za-z0-9.-]', '-', self.address.host)}-{self.address.number}-{digest}"
+        return self.address.name
 
     @property
     def simulated(self) -> bool:
@@ -187,17 +164,14 @@ class RemoteHost:
     def readings(self) -> tuple[Reading, ...]:
         """What the board tells of its health, see `read_health`; the places named are of the other machine.
 
-        Where the machine does not answer, every reading says so: like `read_health`, this raises nothing.
+        Where the machine does not answer, every reading says so: this raises no fault.
         """
         if self.simulated:
             return read_health(self.board)
         try:
             return self._persistently(self._readings)
         except RemoteFault as fault:
-            why = str(fault).partition("\n")[0]
-            with tempfile.TemporaryDirectory(prefix="rwkv-health-") as nothing:
-                readings = read_health(replace(self.board, root=Path(nothing)))
-            return tuple(msgspec.structs.replace(reading, source="", why_unavailable=why) for reading in readings)
+            return unavailable(str(fault).partition("\n")[0])
 
     def close(self) -> None:
         """End the connection and whatever runs over it, for good; twice does nothing."""
@@ -277,18 +251,21 @@ class RemoteHost:
                 device=self.address.number,
                 timeout_s=timeout_s,
                 command=self._worker_command(connection),
+                local=False,
             )
         engine.connection = connection
         return engine
 
     def _worker_command(self, connection: Connection) -> list[str]:
+        return connection.command(self._from_package(connection, "work", number=self.address.number))
+
+    def _from_package(self, connection: Connection, action: str, **arguments: Any) -> str:
+        """The remote command that runs an action from the package, which is copied there where it is not yet."""
         content = worker_package()
         sha256 = hashlib.sha256(content).hexdigest()
-        package = self._send(connection, io.BytesIO(content), len(content), sha256, ".zip")
-        arguments = json.dumps({"token": connection.token, "package": str(package), "number": self.address.number})
-        return connection.command(
-            connection.python("-m", "far_side", "work", arguments, variables=[("PYTHONPATH", str(package))])
-        )
+        package = str(self._send(connection, io.BytesIO(content), len(content), sha256, ".zip"))
+        fields = {"token": connection.token, **({"package": package} if action == "work" else {}), **arguments}
+        return connection.python("-m", "far_side", action, json.dumps(fields), variables=[("PYTHONPATH", package)])
 
     def _send_file(self, connection: Connection, file: Path) -> PurePosixPath:
         with file.open("rb") as content:
@@ -328,21 +305,14 @@ class RemoteHost:
             pass
 
     def _readings(self, connection: Connection) -> tuple[Reading, ...]:
-        """Lay the other machine's files out here, and read them as those of a board of this one."""
-        patterns = [self._root + pattern.format(number=self.address.number) for pattern in _HEALTH_FILES]
-        with connection.start("read", patterns=patterns) as command:
-            found = command.reply()
-        with tempfile.TemporaryDirectory(prefix="rwkv-health-") as folder:
-            for path, text in found["texts"].items():
-                copy = Path(folder) / path.removeprefix(self._root).lstrip("/")
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_text(text)
-            readings = read_health(replace(self.board, root=Path(folder)))
-            return tuple(_there(reading, folder, found["errors"]) for reading in readings)
+        kind, number = sensors_kind(self.board), self.address.number
+        remote = self._from_package(connection, "read", kind=kind, number=number, root=self._root)
+        with Command(connection.command(remote), connection) as command:
+            return as_readings(command.reply()["readings"])
 
 
 def open_remote(
-    address: RemoteAddress | str, *, config: Path | None = None, root: str = "", silence_s: float = far_side.SILENCE_S
+    address: RemoteAddress | str, *, config: Path | None = None, root: str = "/", silence_s: float = far_side.SILENCE_S
 ) -> RemoteHost:
     """Connect to the machine of a distant board and look for the board.
 
@@ -359,15 +329,6 @@ def open_remote(
     """
     parsed = RemoteAddress.parse(address) if isinstance(address, str) else address
     return RemoteHost(parsed, config=config, root=root, silence_s=silence_s)
-
-
-def _there(reading: Reading, folder: str, errors: dict[str, str]) -> Reading:
-    """Name the other machine's file, and its own reason where that file could not be read."""
-    source = reading.source.replace(folder, "")
-    why = reading.why_unavailable.replace(folder, "")
-    if source in errors:
-        why = f"{errors[source]}: {source}"
-    return msgspec.structs.replace(reading, source=source, why_unavailable=why)
 
 
 @contextmanager

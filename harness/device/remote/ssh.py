@@ -78,7 +78,7 @@ class Connection:
         *,
         token: str,
         config: Path | None,
-        root: str = "",
+        root: str = "/",
         silence_s: float = far_side.SILENCE_S,
     ) -> None:
         """Connect.

@@ -1,0 +1,1 @@
+"""How fast it is, as a user of a board reads it: the definitions stand in ``docs/throughput.md``."""
