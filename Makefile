@@ -3,7 +3,7 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint long bench soak
+.PHONY: help setup run test lint long bench bench-compile soak
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
@@ -11,6 +11,8 @@ help:
 	@echo "make test   lint, check types and run the tests of this project"
 	@echo "make long   the tests that take many minutes each"
 	@echo "make bench  our speed beside that of the usual implementations, both sides in one run (a quarter of an hour)"
+	@echo "make bench-compile  compile what should be fast, against targets and recorded bests; tables go to docs/ (an hour"
+	@echo "                    at first, seconds from the cache)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
 
@@ -34,6 +36,9 @@ long: setup
 
 bench: setup
 	.venv/bin/pytest benchmarks/ $(ARGS)
+
+bench-compile: setup
+	.venv/bin/rwkv-tpu bench-compile --toolchain $(RELEASE) --loop $(ARGS)
 
 soak: setup
 	.venv/bin/python tests/soak.py docs/soak.md

@@ -196,7 +196,12 @@ class Stages:
         self._say(f"{self.what}: {Stage.EXPORT.value} …")
         start = time.monotonic()
         job = self.job
-        graph = job.variant(job.arrays, T=job.spec.T, every_position=job.spec.kind is not GraphKind.PREFILL)
+        graph = job.variant(
+            job.arrays,
+            T=job.spec.T,
+            every_position=job.spec.kind is not GraphKind.PREFILL,
+            weight_group=job.quantization.weight_group,
+        )
         f32 = export(graph, self.work / "model.onnx")
         self.costs[Stage.EXPORT.value] = StageCost(seconds=time.monotonic() - start, peak_bytes=0)
         return f32

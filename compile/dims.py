@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dims:
-    """L layers of width C with H heads of size N, over V token ids."""
+    """L layers of width C with H heads of size N, over V token ids: none of them where layers stand alone."""
 
     L: int
     C: int
@@ -25,20 +25,20 @@ class Dims:
 
     @classmethod
     def of(cls, arrays: Arrays) -> Dims:
-        """Read from ``emb.weight [V, C]`` and ``blocks.*.att.r_k [H, N]``."""
-        V, C = arrays["emb.weight"].shape
-        H, N = arrays["blocks.0.att.r_k"].shape
-        L = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("blocks."))
-        return cls(L=L, C=C, H=H, N=N, V=V)
+        """Read from ``blocks.*.att.r_k [H, N]`` and, where there is one, ``emb.weight [V, C]``."""
+        heads = [array.shape for name, array in arrays.items() if name.endswith(".att.r_k")]
+        H, N = heads[0]
+        V = len(arrays["emb.weight"]) if "emb.weight" in arrays else 0
+        return cls(L=len(heads), C=H * N, H=H, N=N, V=V)
 
     def state_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Name and shape of every state tensor, in the order of a graph's inputs."""
+        return [state for i in range(self.L) for state in self.layer_state_shapes(i)]
+
+    def layer_state_shapes(self, i: int) -> list[tuple[str, tuple[int, ...]]]:
+        """The same of layer i."""
         return [
-            (f"blocks.{i}.{name}", shape)
-            for i in range(self.L)
-            for name, shape in (
-                ("att.shift", (1, 1, self.C)),
-                ("att.state", (self.H, self.N, self.N)),
-                ("ffn.shift", (1, 1, self.C)),
-            )
+            (f"blocks.{i}.att.shift", (1, 1, self.C)),
+            (f"blocks.{i}.att.state", (self.H, self.N, self.N)),
+            (f"blocks.{i}.ffn.shift", (1, 1, self.C)),
         ]

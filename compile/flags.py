@@ -1,21 +1,35 @@
-"""Flags of ``model_deploy`` that a model needs to compile at all."""
+"""Flags of ``model_deploy`` that a graph gets: those it needs to compile at all, and those it is fastest with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from compile.dims import Dims
+from compile.graphs.wkv import CROSSING_EVERY
+from compile.spec import GraphKind
 
 if TYPE_CHECKING:
     from compile.dims import Arrays
+    from compile.spec import GraphSpec
 
 
-def needed_flags(arrays: Arrays) -> tuple[str, ...]:
-    """The flags for a model of these arrays.
+def needed_flags(arrays: Arrays, spec: GraphSpec) -> tuple[str, ...]:
+    """The flags for a graph of a model of these arrays.
 
-    With a single head no product of the recurrence is batched, so nothing breaks the layers apart, and the compiler
-    searches layer groups over the whole model: TPU-MLIR 1.30.2 took 33 s for a decode graph of 4 layers of width 64,
-    and for 12 layers had not ended after 25 minutes, when it had filled 22 GB of memory. Without layer groups the same
-    graph compiles in 4 s. (12 layers of width 128, with two heads, take 9 s with layer groups.)
+    ``--quant_output``: logits come out in the precision in which they were computed; the cast to float32 took 8 us of a
+    step at a vocabulary of 65,536. States are float32 by themselves and stay so.
+
+    ``--disable_topo_sort``, for one token: operations keep the order in which the graph names them. Sorted depth first,
+    what the recurrence makes of a value comes before the LoRA pairs, and its columns cross between layer groups, 15 us
+    each: 334 us instead of 255 for two layers at 0.1B in W4F16. For T tokens the sorted order is 2 % faster; but where
+    the state crosses between groups (compile/graphs/wkv.py), it would gather what those crossings are to keep apart.
+
+    ``--disable_layer_group``, for a single head: no product of the recurrence is batched then, so nothing breaks the
+    layers apart, and the compiler searches layer groups over the whole model: TPU-MLIR 1.30.2 took 33 s for a decode
+    graph of 4 layers of width 64, and for 12 layers had not ended after 25 minutes, when it had filled 22 GB of memory.
+    Without layer groups the same graph compiles in 4 s. (12 layers of width 128, with two heads, take 9 s with them.)
     """
-    return ("--disable_layer_group",) if Dims.of(arrays).H == 1 else ()
+    if Dims.of(arrays).H == 1:
+        return ("--disable_layer_group", "--quant_output")
+    ordered = spec.kind is GraphKind.DECODE or spec.T > CROSSING_EVERY
+    return ("--disable_topo_sort", "--quant_output") if ordered else ("--quant_output",)

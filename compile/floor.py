@@ -1,7 +1,8 @@
 """The floor under a graph's predicted time: what any compiler must move and compute, at the best rate seen.
 
-The minimum: every weight once, of the embedding one row a token, the state once in and once out, the logits once out.
-What passes between operations counts nothing: it could stay in local memory.
+The minimum: every weight once, of the embedding one row a token, the state once in and once out, the logits once out;
+of a layer alone, the residual stream in and out and the first layer's values in, in their place. What passes between
+operations counts nothing: it could stay in local memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ OPERATIONS_PER_NS = 16_000
 """The vendor's figure for BM1684X in float16: 16 TFLOPS."""
 
 _TOKEN_BYTES = 4
+_ACTIVATION_BYTES = 4
 _STATE_BYTES = 4
 _LOGIT_BYTES = 4
 _BITS = {Quantization.W8F16: 8, Quantization.W4F16: 4}
@@ -41,7 +43,7 @@ class Minimum:
     weight_bytes: int
     embedding_bytes: int
     state_bytes: int  # in and out
-    io_bytes: int  # token ids in, logits out
+    io_bytes: int  # token ids in, logits out; of a layer alone, the residual stream in and out and v_first in
     operations: int
 
     @property
@@ -105,15 +107,15 @@ def minimum(
     """What one call must move and compute.
 
     Args:
-        shapes: of the model's tensors, by BlinkDL's names.
+        shapes: of the model's tensors, by BlinkDL's names; without an embedding, of layers that stand alone.
         spec: kind of graph and tokens a call.
         quantization: of the matrices, LoRA pairs among them; vectors and the embedding stay F16 in the W formats.
         state_bytes: bytes of one element of a state, 4 for float32.
         logit_bytes: bytes of one logit.
     """
-    V, C = shapes["emb.weight"]
-    H, N = shapes["blocks.0.att.r_k"]
-    L = len({name for name in shapes if name.endswith(".att.r_k")})
+    heads = [shape for name, shape in shapes.items() if name.endswith(".att.r_k")]
+    L, (H, N) = len(heads), heads[0]
+    C = H * N
     rows = 1 if spec.kind is GraphKind.PREFILL else spec.T
     weight_bytes = operations = 0
     for name, shape in shapes.items():
@@ -127,11 +129,16 @@ def minimum(
             weight_bytes += math.prod(shape) * _element_bytes(quantization)
     # The recurrence, token by token: decay 1, S a and S r 2 each, the two updates 2 each, an element of the state.
     operations += 9 * L * H * N * N * spec.T
+    if "emb.weight" in shapes:
+        embedding_bytes = spec.T * C * _element_bytes(quantization)
+        io_bytes = spec.T * _TOKEN_BYTES + rows * shapes["emb.weight"][0] * logit_bytes
+    else:
+        embedding_bytes, io_bytes = 0, 3 * spec.T * C * _ACTIVATION_BYTES
     return Minimum(
         weight_bytes=weight_bytes,
-        embedding_bytes=spec.T * C * _element_bytes(quantization),
+        embedding_bytes=embedding_bytes,
         state_bytes=2 * L * (2 * C + H * N * N) * state_bytes,
-        io_bytes=spec.T * _TOKEN_BYTES + rows * V * logit_bytes,
+        io_bytes=io_bytes,
         operations=operations,
     )
 

@@ -23,6 +23,11 @@ class Quantization(Enum):
     W8F16 = "W8F16"
     W4F16 = "W4F16"
 
+    @property
+    def weight_group(self) -> int:
+        """Inputs of a matrix that share a step and a zero point; 1 where weights are not quantised."""
+        return 64 if self in {Quantization.W8F16, Quantization.W4F16} else 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSpec:

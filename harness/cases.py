@@ -1,9 +1,9 @@
-"""The grid: which graphs, chunk lengths and precisions a run compiles and judges."""
+"""The grid: which graphs, chunk lengths, precisions and compiler options a run compiles and judges."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import msgspec
 
 from compile.graphs.loop import Rwkv7Loop
 from compile.graphs.model import Rwkv7
+from compile.options import Option, OptionError, in_order, parse_options
 from compile.spec import GraphKind, GraphSpec, Quantization
 
 if TYPE_CHECKING:
@@ -32,21 +33,37 @@ class CaseError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One point of the grid; checkpoint and toolchain are those of the run."""
+    """One point of the grid; checkpoint and toolchain are those of the run.
+
+    Attributes:
+        options: of the compiler, beside the flags that every graph of its kind gets; in the order of their names.
+    """
 
     graph: GraphSpec
     quantization: Quantization
     variant: str = "chunk"
+    options: tuple[Option, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is written in another order: the same case would have two values.
+
+        Raises:
+            OptionError: that, or options that contradict each other.
+        """
+        if self.options != (expected := in_order(self.options)):
+            names = [[option.value for option in options] for options in (self.options, expected)]
+            raise OptionError(f"options in the order {names[0]}, but should be {names[1]}: see in_order")
 
     @property
     def id(self) -> str:
         """The pytest id, and the key in every record."""
-        return f"{self.graph.name}-{self.quantization.value}-{self.variant}"
+        options = "".join(f"+{option.value}" for option in self.options)
+        return f"{self.graph.name}-{self.quantization.value}-{self.variant}{options}"
 
     @property
     def decode(self) -> Case:
-        """The decode graph that finishes what this case's prefill leaves over."""
-        return Case(graph=GraphSpec(kind=GraphKind.DECODE), quantization=self.quantization, variant=self.variant)
+        """The decode graph that finishes what this case's prefill leaves over: their states must be of one type."""
+        return replace(self, graph=GraphSpec(kind=GraphKind.DECODE))
 
 
 def parse_case(text: str) -> Case:
@@ -57,12 +74,14 @@ def parse_case(text: str) -> Case:
     """
 
     def wrong(what: str) -> CaseError:
-        return CaseError(f"no case {text!r}: {what}. An id is GRAPH-PRECISION-VARIANT, such as prefill_64-F16-chunk")
+        form = "GRAPH-PRECISION-VARIANT, with +OPTION behind it for each option: prefill_64-F16-chunk+opt1"
+        return CaseError(f"no case {text!r}: {what}. An id is {form}")
 
     parts = text.split("-", 2)
     if len(parts) != 3:
         raise wrong("three parts with hyphens between them are expected")
-    graph, precision, variant = parts
+    graph, precision, rest = parts
+    variant, *names = rest.split("+")
     kind, _, length = graph.rpartition("_") if graph != GraphKind.DECODE.value else (graph, "", "1")
     if kind not in {one.value for one in GraphKind} or not (length.isascii() and length.isdecimal()):
         raise wrong(f"{graph!r} is none of decode, prefill_T, prefill_all_T")
@@ -72,18 +91,29 @@ def parse_case(text: str) -> Case:
         raise wrong(f"{variant!r} is none of {', '.join(sorted(VARIANTS))}")
     try:
         spec = GraphSpec(kind=GraphKind(kind), T=int(length))
+        options = parse_options(names)
     except ValueError as error:
         raise wrong(str(error)) from error
-    case = Case(graph=spec, quantization=Quantization(precision), variant=variant)
+    case = Case(graph=spec, quantization=Quantization(precision), variant=variant, options=options)
     if case.id != text:
         raise wrong(f"it is written {case.id!r}")
     return case
+
+
+def split_options(text: str) -> tuple[Option, ...]:
+    """Options as typed on a command line, with commas between; none where there is nothing.
+
+    Raises:
+        OptionError: they do not exist or do not go together.
+    """
+    return parse_options(name.strip() for name in text.split(",") if name.strip())
 
 
 class _GridFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantizations: tuple[Quantization, ...]
     chunk_lengths: tuple[int, ...]
     variants: tuple[str, ...] = ("chunk",)
+    options: tuple[tuple[str, ...], ...] = ((),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +125,19 @@ class Grid:
     cases: tuple[Case, ...]
 
 
-def load_grid(name_or_file: str, variant: str | None = None) -> Grid:
+def load_grid(name_or_file: str, variant: str | None = None, options: str | None = None) -> Grid:
     """Read a grid by the name of one that ships, or from a TOML file.
 
     Args:
         name_or_file: ``smoke``, ``default``, …, or the path of a file.
         variant: put this variant in place of the grid's own.
+        options: put these, names with commas between, in place of the grid's own; empty for none.
 
     Raises:
         GridError: no such grid, or a file that is not one.
+        OptionError: *options* do not exist or do not go together.
     """
+    asked = None if options is None else split_options(options)
     shipped = GRIDS / f"{name_or_file}.toml"
     path = shipped if shipped.is_file() else Path(name_or_file)
     try:
@@ -125,13 +158,18 @@ def load_grid(name_or_file: str, variant: str | None = None) -> Grid:
         ]
     except ValueError as error:
         raise GridError(f"{path}: chunk_lengths: {error}") from error
+    try:
+        combinations = [asked] if asked is not None else [parse_options(names) for names in grid.options]
+    except OptionError as error:
+        raise GridError(f"{path}: {error}") from error
     cases = [
-        Case(graph=graph, quantization=quantization, variant=v)
+        Case(graph=graph, quantization=quantization, variant=v, options=combination)
         for quantization in grid.quantizations
         for v in variants
+        for combination in combinations
         for graph in graphs
     ]
-    if not grid.quantizations or not variants or len({case.id for case in cases}) != len(cases):
+    if not cases or len({case.id for case in cases}) != len(cases):
         raise GridError(f"{path}: an axis is empty or holds a value twice")
     return Grid(path.stem, hashlib.sha256(text).hexdigest(), tuple(cases))
 

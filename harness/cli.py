@@ -6,16 +6,22 @@ import typer
 
 from compile.compiler import CompileError
 from compile.interpreter import InterpreterError
+from compile.options import OptionError
 from compile.profile import ProfileError
+from compile.storage import StorageError
 from compile.sweep import SweepError
 from compile.toolchain import ToolchainError
 from harness.cases import CaseError
 from harness.commands import checkpoint, toolchain
+from harness.commands.bench_compile import run_bench_compile
 from harness.commands.doctor import doctor
 from harness.commands.first_board import first_board
+from harness.commands.gate import GateCommand, gate
 from harness.commands.lambada import lambada
 from harness.commands.profile import profile
 from harness.commands.stand_in import stand_in
+from harness.commands.tune import tune
+from harness.compile_rows import RowsError
 from harness.device.board import NoBoardError
 from harness.device.guard import InfraError
 from harness.device.lock import BoardBusyError
@@ -26,6 +32,7 @@ from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
 from harness.rates import RatesError
 from harness.targets.scorers import ScorerError
+from harness.tuned import TunedError
 from reference.shape import CheckpointError
 from runtime.faults import RuntimeFault
 from tokenizer.world import TokenizerError
@@ -43,6 +50,9 @@ app.command()(lambada)
 app.command()(doctor)
 app.command("first-board")(first_board)
 app.command(no_args_is_help=True)(profile)
+app.command(cls=GateCommand)(gate)
+app.command(no_args_is_help=True)(tune)
+app.command("bench-compile")(run_bench_compile)
 app.command("stand-in", no_args_is_help=True)(stand_in)
 
 EXPLAINED = (
@@ -56,15 +66,19 @@ EXPLAINED = (
     InterpreterError,
     NoBoardError,
     NotFiniteError,
+    OptionError,
     ProfileError,
     RatesError,
     ResultsError,
+    RowsError,
     RuntimeFault,
     ScorerError,
     StandInError,
+    StorageError,
     SweepError,
     TokenizerError,
     ToolchainError,
+    TunedError,
 )
 """Errors whose text says what is wrong and what to do."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile.options import Option
 from compile.release import DEFAULT_RELEASE
 from harness.cases import GRIDS, VARIANTS
 from harness.throughput.plan import BOARD_DEPTHS, BOARD_REPEATS, parse_depths, parse_repeats
@@ -54,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--variant",
         metavar="NAME",
         help=f"write the graphs in this variant in place of the grid's: {', '.join(VARIANTS)}",
+    )
+    group.addoption(
+        "--options",
+        metavar="NAME,…",
+        help="compile with these options in place of the grid's, empty for none: "
+        f"{', '.join(option.value for option in Option)}",
     )
     group.addoption(
         "--toolchain",

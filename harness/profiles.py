@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compile.compiler import Job, compile_graph
-from compile.flags import needed_flags
+from compile.compiler import compile_graph
 from compile.timeline import DDR_BYTES_PER_NS, FINAL_MLIR, PROFILE, Direction, Engine, GroupBy, costs, read_timeline
-from harness.cases import VARIANTS
+from harness.jobs import job_of
 from harness.paths import cache_folder
 from harness.rates import floor_of
 from reports.timeline_page import Bar, Row, TimelineView
@@ -44,16 +43,7 @@ def profile_case(case: Case, model: Model, toolchain: Toolchain, *, say: Callabl
         CompileError: a stage of the compile failed.
         ProfileError: the profile is in another format.
     """
-    job = Job(
-        arrays=model.arrays,
-        arrays_sha256=model.arrays_sha256,
-        variant=VARIANTS[case.variant],
-        spec=case.graph,
-        quantization=case.quantization,
-        flags=needed_flags(model.arrays),
-        toolchain=toolchain,
-    )
-    bmodel = compile_graph(job, cache_folder(), say=say)
+    bmodel = compile_graph(job_of(case, model, toolchain), cache_folder(), say=say)
     shapes = {name: array.shape for name, array in model.arrays.items()}
     return CaseProfile(
         title=f"{case.id} of {model.checkpoint.name}, TPU-MLIR {toolchain.version}",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from compile.compiler import Bmodel, CompileError, Job, compile_graph
-from compile.flags import needed_flags
+from compile.compiler import Bmodel, CompileError, compile_graph
 from compile.toolchain import find
-from harness.cases import VARIANTS, Case, load_grid
+from harness.cases import Case, load_grid
 from harness.checkpoints import open_model
 from harness.device.canary import make_canary
 from harness.device.guard import Guard
 from harness.device.place import open_place
+from harness.jobs import job_of
 from harness.limits import load_limits
 from harness.paths import cache_folder
 from harness.targets.torch import ReferenceTarget
@@ -56,15 +56,17 @@ class SuiteRun:
         codec: Codec | None,
         grid: str,
         variant: str | None,
+        options: str | None,
         toolchain: str,
         say: Callable[[str], None],
     ) -> None:
         """Check every option at once: a typing mistake must not wait for the first compile.
 
         Raises:
-            NoBoardError, GridError, ToolchainError, CheckpointError, CodecError: an option that cannot be met.
+            NoBoardError, GridError, OptionError, ToolchainError, CheckpointError, CodecError: an option that cannot be
+                met.
         """
-        self.grid = load_grid(grid, variant)
+        self.grid = load_grid(grid, variant, options)
         self.toolchain = find(toolchain, cache_folder())
         self.place = open_place(device, libsophon, self.toolchain.libraries)
         self.model = open_model(checkpoint, codec)
@@ -89,15 +91,7 @@ class SuiteRun:
             CompileError: a stage of the compile failed.
         """
         if case.id not in self._compiled:
-            job = Job(
-                arrays=self.model.arrays,
-                arrays_sha256=self.model.arrays_sha256,
-                variant=VARIANTS[case.variant],
-                spec=case.graph,
-                quantization=case.quantization,
-                flags=needed_flags(self.model.arrays),
-                toolchain=self.toolchain,
-            )
+            job = job_of(case, self.model, self.toolchain)
             try:
                 self._compiled[case.id] = compile_graph(job, cache_folder(), say=self._say)
             except CompileError as error:

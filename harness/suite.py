@@ -55,6 +55,7 @@ class SuitePlugin:
                 codec=option("--codec"),
                 grid=option("--grid"),
                 variant=option("--variant"),
+                options=option("--options"),
                 toolchain=option("--toolchain"),
                 say=self._say,
             )

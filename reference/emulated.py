@@ -7,6 +7,7 @@ throughout, and so is the state. Matrices are rounded once, beforehand.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from reference.precision import Precision
 
 
+_LORA_SECOND = re.compile(r"\.att\.[wavg]2$")
+
+
 class Emulated(Fast):
     """The fast reference in float32, with results rounded to a format on the way."""
 
@@ -39,7 +43,10 @@ class Emulated(Fast):
         if ".ln" in f".{name}" and ".ln_x." not in name:
             return prepared
         is_matrix = prepared.dim() == 2 and name != "emb.weight" and not name.endswith(".r_k")
-        return self.precision.keep_matrix(prepared.T).T.contiguous() if is_matrix else self.precision.keep(prepared)
+        if not is_matrix:
+            return self.precision.keep(prepared)
+        keep = self.precision.keep_rank if _LORA_SECOND.search(name) else self.precision.keep_matrix
+        return keep(prepared.T).T.contiguous()
 
     def _block(
         self, i: int, x: Tensor, v_first: Tensor | None, before: Sequence[Tensor], batch: Batch

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,10 @@ class Precision(Enum):
         bits = {Precision.W8F16: 8, Precision.W4F16: 4}.get(self)
         # A matrix that the groups do not divide stays F16.
         return self.keep(coded(W, bits) if bits and len(W) % GROUP == 0 else W)
+
+    def keep_rank(self, B: Tensor) -> Tensor:
+        """Round the second matrix ``[rank, out]`` of a LoRA pair: graphs fill its rank with zeros to whole groups."""
+        return self.keep_matrix(pad(B, (0, 0, 0, -len(B) % GROUP)))[: len(B)]
 
 
 def coded(W: Tensor, bits: int) -> Tensor:

@@ -41,6 +41,19 @@ def synthetic(shape: ModelShape, seed: int = 0) -> Checkpoint:
     )
 
 
+def synthetic_block(shape: ModelShape, i: int, seed: int = 0) -> Checkpoint:
+    """Layer *i* of the same checkpoint and no other tensor of it: nothing that computes a whole model takes this."""
+    mine = {name: size for name, size in shape.tensors().items() if name.startswith(f"blocks.{i}.")}
+    recipe = repr((_VERSION, astuple(shape), seed, i))
+    return Checkpoint(
+        name=f"synthetic-L{shape.n_layer}-C{shape.n_embd}-V{shape.n_vocab}-s{seed}-block{i}",
+        container=Container.SYNTHETIC,
+        sha256=hashlib.sha256(recipe.encode()).hexdigest(),
+        shape=shape,
+        tensors={name: torch.from_numpy(_values(name, size, seed)) for name, size in mine.items()},
+    )
+
+
 def _values(name: str, size: tuple[int, ...], seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     make = next(make for pattern, make in _RECIPES if re.search(pattern, name))

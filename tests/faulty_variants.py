@@ -2,18 +2,17 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-from compile.graphs.model import Block, ChannelMix, Rwkv7, TimeMix
+from compile.graphs.model import Block, ChannelMix, Rwkv7
+from compile.graphs.time_mix import TimeMix
 from harness.cases import VARIANTS
 
 
 class _DecayOff(TimeMix):
     """The decay's constant e^(-1/2) is 5 % too large."""
 
-    def log_decay(self, d: Tensor) -> Tensor:
-        return torch.sigmoid(d) * (-1.05 * math.exp(-0.5))
+    lowest_log_decay = -1.05 * math.exp(-0.5)
 
 
 class _ReluDropped(ChannelMix):

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compile.compiler import Compiled, Job
+from compile.compiler import Compiled
+from compile.options import Option, conflict, in_order
 from compile.profile import read_profile
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import RECEIPT, Receipt, Toolchain
 from harness.cases import VARIANTS, Case, CaseError, parse_case
 from harness.checkpoints import open_model
 from harness.cli import main
+from harness.jobs import job_of
 from harness.rates import read_rates
 
 PROFILE = Path(__file__).parent / "profiles" / "tiny" / "compiler_profile_0.txt"
@@ -48,14 +50,8 @@ def cache(tmp_path, monkeypatch):
 def compiled(cache):
     """The decode graph of the default checkpoint as if compiled; its profile is of something tiny."""
     model = open_model(None)
-    job = Job(
-        arrays=model.arrays,
-        arrays_sha256=model.arrays_sha256,
-        variant=VARIANTS["chunk"],
-        spec=GraphSpec(kind=GraphKind.DECODE),
-        quantization=Quantization.F16,
-        toolchain=Toolchain(cache / "toolchains" / "1.30.2-0", RECEIPT_VALUE),
-    )
+    toolchain = Toolchain(cache / "toolchains" / "1.30.2-0", RECEIPT_VALUE)
+    job = job_of(parse_case("decode-F16-chunk"), model, toolchain)
     folder = cache / "bmodels" / job.key
     folder.mkdir(parents=True)
     (folder / "model.bmodel").touch()
@@ -149,6 +145,7 @@ CASES = st.builds(
     ),
     quantization=st.sampled_from(Quantization),
     variant=st.sampled_from(sorted(VARIANTS)),
+    options=st.sets(st.sampled_from(Option)).filter(lambda options: not conflict(tuple(options))).map(in_order),
 )
 
 
@@ -171,6 +168,10 @@ def test_ids(case):
         ("prefill_1-F16-chunk", "the others at least 2"),
         ("decode-F17-chunk", "'F17' is none of F32, F16"),
         ("decode-F16-chunks", "'chunks' is none of chunk"),
+        ("decode-F16-chunk+", "no option ''"),
+        ("decode-F16-chunk+opt2", "no option 'opt2'"),
+        ("decode-F16-chunk+opt1+opt1", "stands there twice"),
+        ("decode-F16-chunk+quant_output+opt1", r"it is written 'decode-F16-chunk\+opt1\+quant_output'"),
     ],
 )
 def test_wrong_ids(text, message):
@@ -179,7 +180,7 @@ def test_wrong_ids(text, message):
         parse_case(text)
 
 
-@given(st.text(alphabet="decoprfil_all0123456789-F16chunk", max_size=30))
+@given(st.text(alphabet="decoprfil_all0123456789-F16chunk+t", max_size=30))
 def test_any_text(text):
     """Whatever is typed is a case whose id it is, or is refused."""
     with suppress(CaseError):

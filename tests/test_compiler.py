@@ -249,9 +249,11 @@ def test_killed_compile(fake, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "bmodels").iterdir() if path.is_dir()] == [fake.key]
 
 
-def test_single_heads_compile_without_layer_groups():
-    """The layer-group search does not end on models with one head."""
+def test_flags_of_a_graph():
+    """The layer-group search does not end on models with one head; one token keeps the order of its operations."""
     one_head = dataclasses.replace(SHAPE, n_embd=64)
     arrays = {name: tensor.numpy() for name, tensor in synthetic(one_head).tensors.items()}
-    assert needed_flags(arrays) == ("--disable_layer_group",)
-    assert needed_flags(ARRAYS) == ()
+    decode, prefill = GraphSpec(kind=GraphKind.DECODE), GraphSpec(kind=GraphKind.PREFILL, T=16)
+    assert needed_flags(arrays, decode) == ("--disable_layer_group", "--quant_output")
+    assert needed_flags(ARRAYS, decode) == ("--disable_topo_sort", "--quant_output")
+    assert needed_flags(ARRAYS, prefill) == ("--quant_output",)

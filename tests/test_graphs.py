@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compile.export import export
-from compile.graphs.wkv import WkvChunks, WkvStep, _masked
+from compile.graphs.wkv import WkvChunk, WkvChunks, WkvStep
 from harness.cases import VARIANTS
 from reference.naive import Naive
 from reference.shape import LoraRanks, ModelShape
@@ -33,6 +33,13 @@ def naive_wkv(r, log_w, k, v, a, b, S):
     return torch.stack(rows, dim=1), S
 
 
+def chunk_or_step(r, log_w, k, v, a, b, S):
+    """The module for as many tokens."""
+    if r.shape[1] == 1:
+        return WkvStep(16).to(r.dtype)(r, log_w.exp(), k, v, a, b, S)
+    return WkvChunks(r.shape[1], 16).to(r.dtype)(r, log_w, k, v, a, b, S)
+
+
 def wkv_inputs(T, seed, decay, rate, repeated):
     """Random vectors of two heads; *decay* and *rate* in [0, 1] set how strong both are, *repeated* feeds one token."""
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +53,7 @@ def wkv_inputs(T, seed, decay, rate, repeated):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    T=st.sampled_from([1, 2, 3, 4, 7, 8, 16, 32, 64]),
+    T=st.sampled_from([1, 2, 3, 4, 7, 8, 16, 17, 32, 40, 64, 65, 100, 128]),
     seed=st.integers(0, 2**32 - 1),
     decay=st.floats(0.0, 1.0),
     rate=st.floats(0.0, 1.0),
@@ -57,8 +64,7 @@ def test_wkv_is_the_recurrence(T, seed, decay, rate, repeated):
     inputs = wkv_inputs(T, seed, decay, rate, repeated)
     want_y, want_S = naive_wkv(*inputs)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-        module = (WkvStep(16) if T == 1 else WkvChunks(T)).to(dtype)
-        y, S = module(*(q.to(dtype) for q in inputs))
+        y, S = chunk_or_step(*(q.to(dtype) for q in inputs))
         assert float((y - want_y).abs().max()) <= tolerance * max(1.0, float(want_y.abs().max()))
         assert float((S - want_S).abs().max()) <= tolerance * max(1.0, float(want_S.abs().max()))
 
@@ -67,19 +73,21 @@ def test_one_token_repeated_512_times():
     """In-context rates near 1 on one repeated token, where an inverse by a product of squares diverges in float32."""
     inputs = wkv_inputs(512, seed=1, decay=0.01, rate=0.99, repeated=True)
     want_y, want_S = naive_wkv(*inputs)
-    y, S = WkvChunks(512)(*(q.float() for q in inputs))
+    y, S = chunk_or_step(*(q.float() for q in inputs))
     assert float((y - want_y).abs().max()) <= 1e-4 * float(want_y.abs().max())
     assert float((S - want_S).abs().max()) <= 1e-4 * float(want_S.abs().max())
 
 
-def test_masked_products_that_overflow():
-    """What the mask removes may be infinite in float16: the result stays finite."""
-    mask = torch.tril(torch.ones(4, 4), -1)
-    masked = _masked(torch.full((4, 4), float("inf")), mask)
-    assert torch.equal(masked == 0, mask == 0)
-    module = WkvChunks(16)
+def test_removed_products_that_overflow():
+    """What the mask removes may be infinite in float16: it becomes 0, and what is kept stays as it is."""
+    P = torch.full((1, 32, 32), float("inf"))
+    bounded = WkvChunk(16, 16).bounded(P)
+    assert bool(torch.isfinite(bounded).all())
+    before, through = torch.tril(torch.ones(16, 16), -1), torch.tril(torch.ones(16, 16))
+    kept = torch.cat([torch.cat([before, before], 1), torch.cat([through, through], 1)])
+    assert torch.equal(bounded[0] == 0, kept == 0)
     r, log_w, k, v, a, b, S = wkv_inputs(16, seed=2, decay=1.0, rate=1.0, repeated=False)
-    y, S = module(*(q.float() for q in (1e3 * r, log_w, 1e3 * k, v, a, b, S)))
+    y, S = chunk_or_step(*(q.float() for q in (1e3 * r, log_w, 1e3 * k, v, a, b, S)))
     assert bool(torch.isfinite(y).all())
     assert bool(torch.isfinite(S).all())
 
@@ -121,13 +129,6 @@ def test_prefill_gives_the_last_row(variant):
     torch.testing.assert_close(last[:, 0], every[:, -1])
 
 
-@pytest.mark.parametrize("T", [17, 40])
-def test_chunk_lengths_that_do_not_divide(T):
-    """A chunk that is no multiple of the sub-chunk is refused, not padded."""
-    with pytest.raises(ValueError, match=f"chunk length {T}"):
-        WkvChunks(T)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("T", [1, 32])
 def test_export_names(tmp_path, variant, T):
@@ -139,8 +140,9 @@ def test_export_names(tmp_path, variant, T):
     assert [value.name for value in graph.output] == ["logits", *(name + ".next" for name in states)]
     made = {name for node in graph.node for name in node.output}
     for i in range(2):
-        for quantity in ("att.r", "att.k", "att.v", "att.log_w", "att.rate", "att.gate", "att.kappa", "att.wkv"):
+        for quantity in ("att.r", "att.k", "att.v", "att.rate", "att.gate", "att.kappa", "att.wkv"):
             assert f"blocks.{i}.{quantity}" in made
+        assert {f"blocks.{i}.att.decay", f"blocks.{i}.att.log_w"} & made
     assert {node.domain for node in graph.node} == {""}
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     assert used <= made | {value.name for value in (*graph.input, *graph.initializer)} | {""}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from compile.options import Option, OptionError
 from compile.spec import GraphKind, GraphSpec, Quantization
 from harness.cases import GRIDS, Case, GridError, load_grid
 
@@ -21,6 +22,35 @@ def test_case_ids():
     assert case.decode.id == "decode-F16-chunk"
 
 
+def test_ids_with_options(tmp_path):
+    """Options stand behind the variant, sorted; the decode graph that finishes a prompt has the same."""
+    path = tmp_path / "g.toml"
+    path.write_text('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [[], ["quant_output", "opt1"]]\n')
+    ids = [case.id for case in load_grid(str(path)).cases]
+    assert ids[:3] == ["decode-F16-chunk", "prefill_16-F16-chunk", "prefill_all_16-F16-chunk"]
+    assert ids[3:] == [f"{graph}+opt1+quant_output" for graph in ids[:3]]
+    assert load_grid(str(path)).cases[4].decode.id == ids[3]
+
+
+def test_options_in_place_of_the_grids(tmp_path):
+    """What is asked for takes the place of the grid's axis; an empty text asks for no option."""
+    path = tmp_path / "g.toml"
+    path.write_text('quantizations = ["F16"]\nchunk_lengths = []\noptions = [["opt1"], ["io_tag"]]\n')
+    assert [case.id for case in load_grid(str(path), options="").cases] == ["decode-F16-chunk"]
+    asked = load_grid(str(path), options="quant_output, opt1").cases
+    assert [case.id for case in asked] == ["decode-F16-chunk+opt1+quant_output"]
+    with pytest.raises(OptionError, match="no option 'opt9'"):
+        load_grid(str(path), options="opt9")
+
+
+def test_a_case_has_one_value():
+    """Options in another order, or that contradict each other, make no case."""
+    graph = GraphSpec(kind=GraphKind.DECODE)
+    for options in ((Option.QUANT_OUTPUT, Option.OPT1), (Option.IO_ALONE, Option.IO_TAG)):
+        with pytest.raises(OptionError):
+            Case(graph=graph, quantization=Quantization.F16, options=options)
+
+
 def test_axes_multiply(tmp_path):
     """Every precision meets every chunk length in every kind of graph."""
     path = tmp_path / "g.toml"
@@ -37,6 +67,10 @@ def test_axes_multiply(tmp_path):
         ('quantizations = ["F16"]\nchunk_lengths = [16, 16]', "a value twice"),
         ("quantizations = []\nchunk_lengths = [16]", "empty"),
         ('quantizations = ["F16"]\nchunk_lengths = [16]\nvariants = ["new"]', "no graph variant 'new'"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = []', "empty"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt1"], ["opt1"]]', "a value twice"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt2"]]', "no option 'opt2'"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = ["opt1"]', "options"),
         ("quantizations = [", "Invalid value"),
     ],
 )

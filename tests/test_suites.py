@@ -70,6 +70,17 @@ def test_wrong_graphs_fail(tmp_path, fault):
         assert "should be <=" in record.message
 
 
+def test_options_of_the_compiler(tmp_path):
+    """What is asked for stands in the ids; a bmodel that the runtime refuses fails at the stage load, and is told."""
+    arguments = ("--grid", "smoke", "--options", "in_reuse", "-k", "parity and decode and zero")
+    done, run = run_suites(tmp_path, *arguments)
+    assert done.returncode == 1, done.stdout[-8000:]
+    (record,) = run.records
+    assert record.case == "decode-F16-chunk+in_reuse"
+    assert (record.outcome, record.stage) == (Outcome.FAILED, Stage.LOAD)
+    assert "unknown addressing mode" in record.message
+
+
 def test_throughput(tmp_path):
     """Every sample is kept beside the records; on the simulator no figure passes for one of a chip."""
     done, run = run_suites(tmp_path, "--grid", "smoke", "-k", "throughput", "--depths", "0,17", "--repeats", "1")
@@ -126,6 +137,8 @@ def test_a_board_that_is_none(tmp_path):
         (("--grid", "huge"), "no grid 'huge'"),
         (("--toolchain", "9.9.9"), "rwkv-tpu toolchain install 9.9.9"),
         (("--variant", "linear"), "no graph variant 'linear'"),
+        (("--options", "opt3"), "no option 'opt3' of the compiler"),
+        (("--options", "io_alone,io_tag"), "addressed in one way only"),
         (("--codec", "world"), "world"),
         (("--depths", "0;512"), "such as 0,512"),
         (("--repeats", "0"), "at least 1"),

@@ -27,7 +27,14 @@ _KEY_NORM_FLOOR = 2.5e-4  # its square is a float16, that of the formula's 1e-12
 class Rwkv7Loop(Rwkv7):
     """The whole model for T tokens a call; inputs and outputs of :class:`Rwkv7`, whose formulas it does not use."""
 
-    def __init__(self, arrays: Arrays, *, T: int, every_position: bool) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        T: int,
+        every_position: bool,
+        weight_group: int = 1,  # noqa: ARG002 - the contract's; here ranks stay as they are
+    ) -> None:
         """Build from arrays by BlinkDL's names; sizes are read from them."""
         nn.Module.__init__(self)
         self.dims = Dims.of(arrays)

@@ -15,12 +15,11 @@ from compile.sweep import sweep
 from compile.timeline import GroupBy, costs
 from compile.toolchain import find
 from harness.cases import parse_case
-from harness.checkpoints import Model, codec_of, open_model
+from harness.checkpoints import Model, open_model
 from harness.paths import cache_folder
 from harness.profiles import CaseProfile, facts, profile_case, profile_file, view
 from harness.rates import RATES, keep_rates
-from harness.sizes import SIZES
-from reference.synthetic import synthetic
+from harness.sizes import SIZES, model_of_size
 from reports.timeline_page import write_timeline_page, write_trace
 
 
@@ -121,10 +120,7 @@ def _profiles(
 
 
 def _model(checkpoint: Path | None, size: str | None) -> Model:
-    if size is None:
-        return open_model(checkpoint)
-    made = synthetic(SIZES[size])
-    return Model(made, codec_of(made.sha256, made.shape.n_vocab)[0], None)
+    return open_model(checkpoint) if size is None else model_of_size(size)
 
 
 def _print(profiles: list[CaseProfile], top: int) -> None:

@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 import torch
 
-from compile.compiler import Job, compile_graph
-from compile.flags import needed_flags
+from compile.compiler import compile_graph
 from compile.release import DEFAULT_RELEASE
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import look_up
-from harness.cases import VARIANTS
+from harness.cases import Case
 from harness.checkpoints import open_model
+from harness.jobs import job_of
 from harness.limits import load_limits
 from harness.manifest import now
 from harness.metrics import logits_distance, state_nmse
@@ -101,15 +101,8 @@ def compile_for(
         CompileError: a stage failed: something is wrong with this host, as this graph is known to compile.
     """
     model = model or open_model(None)
-    job = Job(
-        arrays=model.arrays,
-        arrays_sha256=model.arrays_sha256,
-        variant=VARIANTS["chunk"],
-        spec=graph,
-        quantization=QUANTIZATION,
-        flags=needed_flags(model.arrays),
-        toolchain=look_up(DEFAULT_RELEASE, cache_folder()) or toolchain,
-    )
+    compiler = look_up(DEFAULT_RELEASE, cache_folder()) or toolchain
+    job = job_of(Case(graph=graph, quantization=QUANTIZATION), model, compiler)
     return compile_graph(job, cache_folder(), say=say)
 
 

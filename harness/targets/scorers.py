@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import torch
 
 import reference
-from compile.compiler import Job, compile_graph
+from compile.compiler import compile_graph
 from compile.dims import Dims
-from compile.flags import needed_flags
 from compile.identity import hash_graph_source
 from compile.lowering import Dialect
 from compile.release import DEFAULT_RELEASE
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import find
-from harness.cases import VARIANTS
+from harness.cases import VARIANTS, Case
 from harness.device.board import locate_board
 from harness.device.place import CMODEL
 from harness.device.remote.address import SCHEME, RemoteAddress
 from harness.device.watch import Note, ignore, watched_place
+from harness.jobs import job_of
 from harness.paths import cache_folder
 from harness.targets.base import Score
 from harness.targets.bmodel import BmodelScorer
@@ -41,7 +41,7 @@ from reference.precision import Precision
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from compile.compiler import Bmodel
+    from compile.compiler import Bmodel, Job
     from compile.toolchain import Toolchain
     from harness.checkpoints import Model
     from harness.device.place import Place
@@ -258,15 +258,7 @@ def _jobs(model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolc
     """The decode graph and one of kind *prefill* for each chunk length."""
     specs = [GraphSpec(kind=prefill, T=T) for T in compiled.chunk_lengths]
     return [
-        Job(
-            arrays=model.arrays,
-            arrays_sha256=model.arrays_sha256,
-            variant=VARIANTS[compiled.variant],
-            spec=spec,
-            quantization=compiled.quantization,
-            flags=needed_flags(model.arrays),
-            toolchain=toolchain,
-        )
+        job_of(Case(graph=spec, quantization=compiled.quantization, variant=compiled.variant), model, toolchain)
         for spec in [GraphSpec(kind=GraphKind.DECODE), *specs]
     ]
 

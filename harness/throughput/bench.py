@@ -53,13 +53,12 @@ class Bench:
         return Stopwatch(engine)
 
     def longest_prefill(self) -> list[Case]:
-        """The case by which a depth is reached soonest: none where the grid has no prefill of this precision."""
+        """The case by which a depth is reached soonest: none where the grid has no prefill that goes with it."""
         case = self._case
         same = [
             other
             for other in self._run.grid.cases
-            if other.graph.kind is GraphKind.PREFILL
-            and (other.quantization, other.variant) == (case.quantization, case.variant)
+            if other.graph.kind is GraphKind.PREFILL and other.decode == case.decode
         ]
         return sorted(same, key=lambda other: other.graph.T)[-1:]
 

@@ -1,0 +1,121 @@
+"""Options of ``model_deploy`` that may be had or not, each by a short name, and the flags that they stand for.
+
+What needs no choice is not here: flags that a graph cannot do without, or that are best for all of its kind, come from
+:mod:`compile.flags`. Left out is ``--opt 3``, with which TPU-MLIR 1.30.2 aborts on these graphs.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Option(Enum):
+    """One option, by the name that ids have for it."""
+
+    OPT1 = "opt1"  # groups as many layers as possible, in place of a search for the cheapest groups
+    NO_LAYER_GROUP = "no_layer_group"  # one operation after the other, each from DDR and back
+    NO_TOPO_SORT = "no_topo_sort"  # operations are grouped in the graph's own order
+    QUANT_INPUT = "quant_input"  # inputs in the precision of the arithmetic, without casts
+    QUANT_OUTPUT = "quant_output"  # the same of outputs
+    HIGH_PRECISION = "high_precision"  # some operations, such as LayerNorm, in float32
+    IO_ALONE = "io_alone"  # inputs and outputs beside the other memory, the runtime copies neither
+    IO_TAG = "io_tag"  # inputs and outputs by a tag that stands for an address
+    IO_RELOC = "io_reloc"  # addresses of inputs and outputs written into the instructions at launch
+    IN_REUSE = "in_reuse"  # memory of inputs may be written to once they were read
+    SAME_ADDR = "same_addr"  # each next state at the address of the state
+
+
+ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
+"""Ways to address inputs and outputs; a compile has one."""
+
+_GROUPING = frozenset({Option.OPT1, Option.NO_TOPO_SORT})  # they say how layers are grouped
+_FLAGS = {
+    Option.OPT1: ("--opt", "1"),
+    Option.NO_LAYER_GROUP: ("--disable_layer_group",),
+    Option.NO_TOPO_SORT: ("--disable_topo_sort",),
+    Option.QUANT_INPUT: ("--quant_input",),
+    Option.QUANT_OUTPUT: ("--quant_output",),
+    Option.HIGH_PRECISION: ("--high_precision",),
+    **{mode: ("--addr_mode", mode.value) for mode in ADDRESS_MODES},
+}
+_STATES_PER_LAYER = 3
+
+
+class OptionError(ValueError):
+    """Options that do not exist or do not go together; says which, and which there are."""
+
+
+def option_named(name: str) -> Option:
+    """The option of that name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    try:
+        return Option(name)
+    except ValueError as error:
+        known = ", ".join(sorted(option.value for option in Option))
+        raise OptionError(f"no option {name!r} of the compiler; there are {known}") from error
+
+
+def parse_options(names: Iterable[str]) -> tuple[Option, ...]:
+    """The options of these names, in the order of ids.
+
+    Raises:
+        OptionError: a name is no option's, or they contradict each other.
+    """
+    return in_order(map(option_named, names))
+
+
+def in_order(options: Iterable[Option]) -> tuple[Option, ...]:
+    """The options sorted by name.
+
+    Raises:
+        OptionError: they contradict each other.
+    """
+    found = tuple(sorted(options, key=lambda option: option.value))
+    if reason := conflict(found):
+        raise OptionError(f"options {'+'.join(option.value for option in found)}: {reason}")
+    return found
+
+
+def conflict(options: Sequence[Option]) -> str:
+    """Why these do not go together; empty where they do."""
+    if len(set(options)) != len(options):
+        return "one of them stands there twice"
+    if len(ADDRESS_MODES.intersection(options)) > 1:
+        return "inputs and outputs are addressed in one way only, so that one address mode is possible"
+    if Option.SAME_ADDR in options and not ADDRESS_MODES.isdisjoint(options):
+        # With io_reloc such a bmodel compiles, loads and gives wrong numbers (TPU-MLIR 1.30.2).
+        return "same_addr makes a state and the next one share an address, an address mode lets the runtime choose both"
+    if Option.NO_LAYER_GROUP in options and not _GROUPING.isdisjoint(options):
+        return "without layer groups there is nothing that the others could act on"
+    return ""
+
+
+def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) -> tuple[str, ...]:
+    """*flags*, then those of *options* that are not among them.
+
+    Args:
+        flags: arguments of ``model_deploy`` that come first; where one has another value, the option's counts.
+        options: what to add.
+        n_layer: layers of the graph, each with three states, of which the first follows the token and the logits.
+    """
+    found = list(flags)
+    for option in options:
+        added = option_flags(option, n_layer)
+        if not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):
+            found += added
+    return tuple(found)
+
+
+def option_flags(option: Option, n_layer: int) -> tuple[str, ...]:
+    """The arguments of ``model_deploy`` that an option stands for, for a graph of so many layers."""
+    if option is Option.SAME_ADDR:
+        # Input 0 is the token and output 0 the logits, so a state and the one after it have the same number.
+        return "--same_addr", ",".join(f"{i}:{i}" for i in range(1, 1 + _STATES_PER_LAYER * n_layer))
+    return _FLAGS[option]

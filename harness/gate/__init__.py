@@ -1,0 +1,1 @@
+"""Two sides of runs in, one exit code out: did it get worse?"""

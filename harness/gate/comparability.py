@@ -1,0 +1,178 @@
+"""Whether two runs differ in the thing compared alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.gate.finding import Finding, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from harness.gate.sides import Launch, Side
+    from reports.schema import Run
+
+PARTS = (
+    "target",
+    "harness",
+    "toolchain",
+    "checkpoint",
+    "grid",
+    "limits_sha256",
+    "machine",
+    "packages",
+    "health",
+    "runtime",
+    "lambada",
+)
+"""The names that --allow takes, or one of them with a dot and an entry, such as ``machine.memory_bytes``."""
+
+_OWN_PACKAGE = "rwkv-tpu-harness"  # its version stands in "harness"
+_LASTING = {"driver", "firmware", "boot_loader", "tpu_clock_max", "memory_total"}  # other readings change by the second
+_CMODEL = "cmodel"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An entry of the manifests that is not the same."""
+
+    name: str
+    base: str
+    new: str
+
+    @property
+    def part(self) -> str:
+        """What it is an entry of."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparability:
+    """What two sides differ in.
+
+    Attributes:
+        compared: the part of the manifest that is the thing compared; empty where nothing of that kind differs.
+        differences: all of them.
+        refused: those for which the sides cannot be compared.
+        same_release: whether one compiler release made both.
+    """
+
+    compared: str
+    differences: tuple[Difference, ...]
+    refused: tuple[Difference, ...]
+    same_release: bool
+
+
+def comparability(base: Side, new: Side, *, candidates: Sequence[str], allow: Collection[str]) -> Comparability:
+    """See what two sides differ in; one of the *candidates* may, as the thing compared, and what is allowed by name."""
+    if not base.launches or not new.launches:
+        return Comparability(compared="", differences=(), refused=(), same_release=True)
+    found = differences(_identity(base.launches[0]), _identity(new.launches[0]))
+    parts = {one.part for one in found}
+    differing = [name for name in candidates if name in parts]
+    unnamed = [name for name in differing if not any(one.partition(".")[0] == name for one in allow)]
+    compared = (unnamed or differing)[0] if len(unnamed) == 1 or (differing and not unnamed) else ""
+    accepted = {*allow, compared}
+    if new.launches[0].file.run.target == _CMODEL and "toolchain" in accepted:
+        accepted.add("runtime")  # the simulator is a part of the compiler's wheel
+    refused = tuple(one for one in found if not is_allowed(one.name, accepted))
+    return Comparability(compared=compared, differences=found, refused=refused, same_release="toolchain" not in parts)
+
+
+def within(side: Side, allow: Collection[str]) -> list[Finding]:
+    """Report repeats of one side that are not of the same thing."""
+    findings = []
+    for launch in side.launches[1:]:
+        for one in differences(_identity(side.launches[0]), _identity(launch)):
+            if not is_allowed(one.name, allow):
+                note = f"{launch.path} is no repeat of {side.launches[0].path}"
+                findings.append(
+                    Finding(kind=Kind.NOT_COMPARABLE, metric=one.name, base=one.base, new=one.new, note=note)
+                )
+    return findings
+
+
+def refusals(found: Comparability) -> list[Finding]:
+    """Report what makes the sides not comparable; all packages together."""
+    packages = [one for one in found.refused if one.part == "packages"]
+    others = [one for one in found.refused if one.part != "packages"]
+    entries = Counter(one.part for one in others)
+    told = [(one.name, one.base, one.new, one.name if entries[one.part] == 1 else one.part) for one in others]
+    if packages:
+        base = ", ".join(f"{_package(one)} {one.base}" for one in packages)
+        new = ", ".join(f"{_package(one)} {one.new}" for one in packages)
+        told.append(("packages", base, new, "packages"))
+    return [
+        Finding(
+            kind=Kind.NOT_COMPARABLE,
+            metric=name,
+            base=base,
+            new=new,
+            limit="the same",
+            note=f"if that is meant, --allow {allowing}",
+        )
+        for name, base, new, allowing in told
+    ]
+
+
+def _package(one: Difference) -> str:
+    return one.name.partition(".")[2]
+
+
+def unknown_names(allow: Iterable[str]) -> list[Finding]:
+    """Report names that are none of a manifest: a typing mistake allows nothing."""
+    return [
+        Finding(
+            kind=Kind.NOT_COMPARABLE,
+            note=f"--allow {name}: no such part of a manifest; there are {', '.join(PARTS)}",
+        )
+        for name in allow
+        if name.partition(".")[0] not in PARTS
+    ]
+
+
+def differences(base: dict[str, str], new: dict[str, str]) -> tuple[Difference, ...]:
+    """Compare entries; one that is missing is told as ``absent``."""
+    names = dict.fromkeys([*base, *new])
+    return tuple(
+        Difference(name, base.get(name, "absent"), new.get(name, "absent"))
+        for name in names
+        if base.get(name) != new.get(name)
+    )
+
+
+def is_allowed(name: str, allow: Collection[str]) -> bool:
+    """Whether an entry, or the part that it belongs to, is among the names."""
+    return name in allow or name.partition(".")[0] in allow
+
+
+def _identity(launch: Launch) -> dict[str, str]:
+    return _manifest(launch.file.run) | _runtime(launch)
+
+
+def _manifest(run: Run) -> dict[str, str]:
+    """Everything that tells runs apart, but for when and by which command they were made."""
+    tables: dict[str, dict[str, str] | dict[str, str | int]] = {
+        "toolchain": run.toolchain,
+        "harness": run.harness,
+        "checkpoint": run.checkpoint,
+        "grid": run.grid,
+        "machine": run.machine,
+        "packages": run.packages,
+    }
+    found = {"target": run.target, "limits_sha256": run.limits_sha256}
+    found |= {f"{part}.{name}": str(value) for part, table in tables.items() for name, value in table.items()}
+    found.pop(f"packages.{_OWN_PACKAGE}", None)
+    return found | {f"health.{one.name}": str(one.value) for one in run.health if one.name in _LASTING}
+
+
+def _runtime(launch: Launch) -> dict[str, str]:
+    """Libraries that ran, over all records."""
+    versions: dict[str, dict[str, None]] = {}
+    for record in launch.checks.values():
+        for name, value in record.runtime.items():
+            if name != "remarks":
+                versions.setdefault(f"runtime.{name}", {})[value] = None
+    return {name: ", ".join(sorted(values)) for name, values in sorted(versions.items())}

@@ -1,0 +1,97 @@
+"""Options of the compiler: their names, their flags, and which of them go together."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compile.options import (
+    ADDRESS_MODES,
+    Option,
+    OptionError,
+    conflict,
+    in_order,
+    option_flags,
+    parse_options,
+    with_options,
+)
+
+SETS = st.sets(st.sampled_from(Option))
+
+
+@pytest.mark.parametrize("option", Option)
+def test_names(option):
+    """A name has no character that means something in an id, on the command line or to pytest's -k."""
+    assert option.value.replace("_", "").isalnum()
+    assert parse_options([option.value]) == (option,)
+
+
+@pytest.mark.parametrize(
+    ("option", "flags"),
+    [
+        (Option.OPT1, ("--opt", "1")),
+        (Option.NO_LAYER_GROUP, ("--disable_layer_group",)),
+        (Option.NO_TOPO_SORT, ("--disable_topo_sort",)),
+        (Option.QUANT_INPUT, ("--quant_input",)),
+        (Option.QUANT_OUTPUT, ("--quant_output",)),
+        (Option.HIGH_PRECISION, ("--high_precision",)),
+        (Option.IO_ALONE, ("--addr_mode", "io_alone")),
+        (Option.IN_REUSE, ("--addr_mode", "in_reuse")),
+        (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
+    ],
+)
+def test_flags(option, flags):
+    """Each option stands for what model_deploy calls it; the states of two layers are the inputs and outputs 1 to 6."""
+    assert option_flags(option, 2) == flags
+
+
+@pytest.mark.toolchain
+def test_the_tool_knows_every_flag(toolchain):
+    """The installed release's model_deploy has each flag, and each address mode among its choices."""
+    tool = (toolchain.package / "python" / "tools" / "model_deploy.py").read_text()
+    for option in Option:
+        assert f'"{option_flags(option, 1)[0]}"' in tool
+    assert all(f"'{mode.value}'" in tool for mode in ADDRESS_MODES)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["opt3"], "no option 'opt3' of the compiler; there are high_precision, "),
+        ([""], "no option ''"),
+        (["opt1", "opt1"], r"opt1\+opt1: one of them stands there twice"),
+        (["io_alone", "io_tag"], "addressed in one way only"),
+        (["io_reloc", "same_addr"], "same_addr makes a state"),
+        (["no_layer_group", "opt1"], "without layer groups there is nothing"),
+        (["no_topo_sort", "no_layer_group"], "without layer groups there is nothing"),
+    ],
+)
+def test_mistakes(names, message):
+    """What does not exist or contradicts itself is refused in words."""
+    with pytest.raises(OptionError, match=message):
+        parse_options(names)
+
+
+@given(SETS)
+def test_conflicts_are_between_two(options):
+    """Options go together where each two of them do, in whatever order they are named."""
+    pairs = any(conflict(pair) for pair in combinations(options, 2))
+    assert bool(conflict(tuple(options))) == pairs
+    if not pairs:
+        assert in_order(options) == in_order(reversed(in_order(options)))
+
+
+@given(SETS.filter(lambda options: not conflict(tuple(options))), st.integers(1, 61))
+def test_flags_add_up(options, n_layer):
+    """The flags that come first stay first, each option's follow once, and adding them again changes nothing."""
+    flags = with_options(("--disable_topo_sort", "--quant_output"), in_order(options), n_layer)
+    assert flags[:2] == ("--disable_topo_sort", "--quant_output")
+    assert len(set(flags)) == len(flags)
+    assert all(set(option_flags(option, n_layer)) <= set(flags) for option in options)
+    assert with_options(flags, in_order(options), n_layer) == flags
+
+
+def test_another_value_comes_last():
+    """A value of the same flag that a graph gets anyway is followed by the option's, which model_deploy goes by."""
+    assert with_options(("--opt", "2"), (Option.OPT1,), 1) == ("--opt", "2", "--opt", "1")
