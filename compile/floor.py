@@ -28,7 +28,6 @@ OPERATIONS_PER_NS = 16_000
 _TOKEN_BYTES = 4
 _ACTIVATION_BYTES = 4
 _STATE_BYTES = 4
-_LOGIT_BYTES = 4
 _BITS = {Quantization.W8F16: 8, Quantization.W4F16: 4}
 # Stored [out, in]; the LoRA pairs [in, out].
 _MATRIX = re.compile(r"head\.weight|blocks\.\d+\.(att\.(receptance|key|value|output)|ffn\.(key|value))\.weight")
@@ -102,7 +101,6 @@ def minimum(
     quantization: Quantization,
     *,
     state_bytes: int = _STATE_BYTES,
-    logit_bytes: int = _LOGIT_BYTES,
 ) -> Minimum:
     """What one call must move and compute.
 
@@ -111,7 +109,6 @@ def minimum(
         spec: kind of graph and tokens a call.
         quantization: of the matrices, LoRA pairs among them; vectors and the embedding stay F16 in the W formats.
         state_bytes: bytes of one element of a state, 4 for float32.
-        logit_bytes: bytes of one logit.
     """
     heads = [shape for name, shape in shapes.items() if name.endswith(".att.r_k")]
     L, (H, N) = len(heads), heads[0]
@@ -123,7 +120,7 @@ def minimum(
             continue
         if (transposed := _MATRIX.fullmatch(name)) or _LOW_RANK.fullmatch(name):
             outputs, inputs = shape if transposed else reversed(shape)
-            weight_bytes += matrix_bytes(inputs, outputs, quantization)
+            weight_bytes += matrix_bytes(inputs, outputs, quantization, filled=name.endswith("2"))
             operations += 2 * inputs * outputs * (rows if name == "head.weight" else spec.T)
         else:
             weight_bytes += math.prod(shape) * _element_bytes(quantization)
@@ -131,7 +128,7 @@ def minimum(
     operations += 9 * L * H * N * N * spec.T
     if "emb.weight" in shapes:
         embedding_bytes = spec.T * C * _element_bytes(quantization)
-        io_bytes = spec.T * _TOKEN_BYTES + rows * shapes["emb.weight"][0] * logit_bytes
+        io_bytes = spec.T * _TOKEN_BYTES + rows * shapes["emb.weight"][0] * _element_bytes(quantization)
     else:
         embedding_bytes, io_bytes = 0, 3 * spec.T * C * _ACTIVATION_BYTES
     return Minimum(
@@ -143,12 +140,15 @@ def minimum(
     )
 
 
-def matrix_bytes(inputs: int, outputs: int, quantization: Quantization) -> int:
-    """What a matrix takes as the compiler stores it; one that the groups do not divide stays F16."""
+def matrix_bytes(inputs: int, outputs: int, quantization: Quantization, *, filled: bool = False) -> int:
+    """What a matrix takes as the compiler stores it; one that the groups do not divide stays F16.
+
+    Unless it is *filled* up to whole groups with zeros, which graphs do with LoRA ranks; the zeros do not count.
+    """
     bits = _BITS.get(quantization)
-    if bits is None or inputs % GROUP:
+    if bits is None or (inputs % GROUP and not filled):
         return inputs * outputs * _element_bytes(quantization)
-    groups = inputs // GROUP * outputs
+    groups = -(-inputs // GROUP) * outputs
     return inputs * outputs * bits // 8 + groups * 3
 
 
