@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from harness.checkpoints import Model, open_model
 from harness.paths import cache_folder
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    """A shell that starts something in the background has it ignore Ctrl-C, which some tests press."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
