@@ -278,6 +278,7 @@ def test_the_judge(compiler, tmp_path, monkeypatch, addr_mode, right, stage, mes
     assert judge.judge(parse_case("decode-F16-chunk+opt1")).stage is schema.Stage.CODEGEN
 
 
+@pytest.mark.long
 @pytest.mark.toolchain
 def test_on_the_simulator(toolchain, rwkv_tpu):
     """A real option compiles, runs and is right."""

@@ -75,6 +75,7 @@ def assert_a_simulator_there(run, server, tmp_path):
     gone_within(server.workers(), 10)
 
 
+@pytest.mark.long
 def test_a_connection_that_is_cut(server, address, tmp_path):
     """Cut twice in a case: no verdict, nobody is blamed. Cut once in the next one: it is judged once more."""
     done, run = run_suites(tmp_path, address, "-k", "parity and decode", cuts=3)

@@ -70,6 +70,7 @@ def test_wrong_graphs_fail(tmp_path, fault):
         assert "should be <=" in record.message
 
 
+@pytest.mark.long
 def test_options_of_the_compiler(tmp_path):
     """What is asked for stands in the ids; a bmodel that the runtime refuses fails at the stage load, and is told."""
     arguments = ("--grid", "smoke", "--options", "in_reuse", "-k", "parity and decode and zero")
