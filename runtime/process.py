@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from runtime import faults, window
 from runtime.framing import FramingError, Message, encode, receive
+from runtime.waiting import ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,7 +249,7 @@ class WorkerProcess:
 
 
 def _wait(poll: select.poll, deadline: float) -> None:
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+    if not ready(poll, deadline - time.monotonic()):
         raise TimeoutError
 
 

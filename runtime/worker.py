@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import os
 import platform
+import select
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from runtime import cmodel, faults, window
 from runtime.bmodel import check_is_bmodel
 from runtime.device import Device
 from runtime.framing import Message, encode, receive
+from runtime.waiting import ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -339,9 +341,12 @@ def _die_with_parent() -> None:
 def _reader(descriptor: int) -> Callable[[int], bytes]:
     """Read from *descriptor* exactly as many bytes as wanted, with as few calls of the kernel as possible."""
     waiting = bytearray()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
 
     def read(count: int) -> bytes:
         while len(waiting) < count:
+            ready(poll, None)
             part = os.read(descriptor, max(count - len(waiting), _AT_ONCE_BYTES))
             if not part:
                 raise EOFError

@@ -39,6 +39,7 @@ def test_the_worker_imports(python38):
         "age",
         "framing",
         "window",
+        "waiting",
         "libraries",
         "faults",
     ]
