@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compile.toolchain import RECEIPT, Receipt, Toolchain
+from compile.toolchain import RECEIPT, Toolchain
 from harness.bench_compile import Result, Verdict, judge, loop_row, passed
 from harness.bench_report import cells
 from harness.checkpoints import DEFAULT_SHAPE
@@ -19,6 +19,7 @@ from harness.cli import main
 from harness.compile_rows import Row, RowsError, read_rows, record, write_rows
 from harness.sizes import BY_BLOCK, SIZES
 from reference.shape import LoraRanks, ModelShape
+from tests.a_receipt import a_receipt
 
 SHAPE = ModelShape(
     n_layer=3, n_embd=128, head_size=64, n_ffn=128, n_vocab=320, ranks=LoraRanks(decay=8, rate=8, value=8, gate=8)
@@ -61,16 +62,7 @@ def cycles(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setitem(SIZES, "tiny", DEFAULT_SHAPE)
     monkeypatch.setitem(BY_BLOCK, "huge", SHAPE)
-    receipt = Receipt(
-        version="1.30.2",
-        wheel_sha256="ab" * 32,
-        compiler_commit="v1.30.2-g0",
-        pins=(),
-        bundled_glibc=None,
-        host_glibc="2.36",
-        glibc_moved=(),
-        installed_at="now",
-    )
+    receipt = a_receipt()
     toolchain = Toolchain(cache / "toolchains" / "1.30.2-0", receipt)
     tools = toolchain.package / "python" / "tools"
     tools.mkdir(parents=True)

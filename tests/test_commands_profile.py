@@ -14,25 +14,17 @@ from compile.compiler import Compiled
 from compile.options import Option, conflict, in_order
 from compile.profile import read_profile
 from compile.spec import GraphKind, GraphSpec, Quantization
-from compile.toolchain import RECEIPT, Receipt, Toolchain
+from compile.toolchain import RECEIPT, Toolchain
 from harness.cases import VARIANTS, Case, CaseError, parse_case
 from harness.checkpoints import open_model
 from harness.cli import main
 from harness.jobs import job_of
 from harness.rates import read_rates
+from tests.a_receipt import a_receipt
 
 PROFILE = Path(__file__).parent / "profiles" / "tiny" / "compiler_profile_0.txt"
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-RECEIPT_VALUE = Receipt(
-    version="1.30.2",
-    wheel_sha256="ab" * 32,
-    compiler_commit="v1.30.2-g0",
-    pins=(),
-    bundled_glibc=None,
-    host_glibc="2.36",
-    glibc_moved=(),
-    installed_at="now",
-)
+RECEIPT_VALUE = a_receipt()
 
 
 @pytest.fixture

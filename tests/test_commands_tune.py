@@ -10,7 +10,7 @@ from compile.compiler import Bmodel, Compiled, CompileError, Stage
 from compile.options import Option
 from compile.profile import Profile
 from compile.spec import Quantization
-from compile.toolchain import RECEIPT, Receipt
+from compile.toolchain import RECEIPT
 from harness.cases import parse_case
 from harness.checkpoints import open_model
 from harness.cli import main
@@ -21,19 +21,11 @@ from harness.targets.bmodel import BmodelTarget
 from harness.tune import Parity, ParityJudge
 from harness.tuned import Tuned, keep_tuned, read_tuned
 from reports import schema
+from tests.a_receipt import a_receipt
 from tests.device_trees import PCIE, write_tree
 from tests.fake_libsophon.build import FakeModel, build_libraries, write_bmodel
 
-RECEIPT_VALUE = Receipt(
-    version="1.30.2",
-    wheel_sha256="ab" * 32,
-    compiler_commit="v1.30.2-g0",
-    pins=(),
-    bundled_glibc=None,
-    host_glibc="2.36",
-    glibc_moved=(),
-    installed_at="now",
-)
+RECEIPT_VALUE = a_receipt()
 FINE = Parity(stage=None, message="", metrics={"kl_worst_nats": 1e-5, "state_nmse": 2e-6})
 WRONG = Parity(stage=schema.Stage.LOAD, message="refused by the runtime", metrics={})
 

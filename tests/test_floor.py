@@ -8,11 +8,12 @@ from compile.floor import OPERATIONS_PER_NS, floor, matrix_bytes, minimum
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.sweep import Product
 from compile.timeline import DDR_BYTES_PER_NS
-from compile.toolchain import Receipt, Toolchain
+from compile.toolchain import Toolchain
 from harness.cases import parse_case
 from harness.rates import RatesError, floor_of, keep_rates, read_rates
 from harness.sizes import SIZES
 from reference.shape import LoraRanks, ModelShape
+from tests.a_receipt import a_receipt
 
 SHAPES = ModelShape(
     n_layer=1, n_embd=64, head_size=64, n_ffn=128, n_vocab=100, ranks=LoraRanks(decay=4, rate=5, value=6, gate=7)
@@ -107,16 +108,7 @@ def test_the_published_size():
 
 def a_toolchain(tmp_path, version):
     """A release that is not there; its receipt is enough for the file."""
-    receipt = Receipt(
-        version=version,
-        wheel_sha256="ab" * 32,
-        compiler_commit=f"v{version}-g0",
-        pins=(),
-        bundled_glibc=None,
-        host_glibc="2.36",
-        glibc_moved=(),
-        installed_at="now",
-    )
+    receipt = a_receipt(version)
     return Toolchain(tmp_path, receipt)
 
 

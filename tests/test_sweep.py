@@ -8,7 +8,8 @@ import pytest
 from compile.floor import matrix_bytes
 from compile.spec import Quantization
 from compile.sweep import Rates, SweepError, sweep
-from compile.toolchain import Receipt, Toolchain
+from compile.toolchain import Toolchain
+from tests.a_receipt import a_receipt
 
 TRANSFORM = """
 import sys
@@ -34,16 +35,7 @@ def toolchain(tmp_path):
     root = tmp_path / "toolchain"
     found = Toolchain(
         root,
-        Receipt(
-            version="1.30.2",
-            wheel_sha256="ab" * 32,
-            compiler_commit="v1.30.2-g0",
-            pins=(),
-            bundled_glibc=None,
-            host_glibc="2.36",
-            glibc_moved=(),
-            installed_at="now",
-        ),
+        a_receipt(),
     )
     tools = found.package / "python" / "tools"
     tools.mkdir(parents=True)
