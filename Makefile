@@ -3,7 +3,7 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint long bench bench-compile soak
+.PHONY: help setup run test lint long bench bench-compile train soak
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench  our speed beside that of the usual implementations, both sides in one run (a quarter of an hour)"
 	@echo "make bench-compile  compile what should be fast, against targets and recorded bests; tables go to docs/ (an hour"
 	@echo "                    at first, seconds from the cache)"
+	@echo "make train  make the model that ships once more, and its tuned state, in trained/ (under an hour)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
 
@@ -39,6 +40,10 @@ bench: setup
 
 bench-compile: setup
 	.venv/bin/rwkv-tpu bench-compile --toolchain $(RELEASE) --loop $(ARGS)
+
+train: setup
+	.venv/bin/rwkv-tpu train models/tiny.toml --out trained/
+	.venv/bin/rwkv-tpu state-tune trained/model.safetensors models/bare-reverse.toml --out trained/tuned/
 
 soak: setup
 	.venv/bin/python tests/soak.py docs/soak.md

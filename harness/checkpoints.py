@@ -1,4 +1,4 @@
-"""The checkpoint of a run: loaded once, bound to a codec, with the tasks that it is known to solve."""
+"""The checkpoint of a run: loaded once, bound to a codec, with the questions that it is known to answer."""
 
 from __future__ import annotations
 
@@ -10,44 +10,60 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from compile.identity import hash_arrays
-from harness.tasks import TASKS
+from harness.tasks import NAMES, questions
 from reference.checkpoint import load
-from reference.shape import LoraRanks, ModelShape
-from reference.synthetic import synthetic
+from reference.state_file import load_state
 from tokenizer.codec import Codec, check, codec_for
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.tasks import Task
+    from harness.tasks import Question
     from reference.checkpoint import Checkpoint
+    from reference.state import State
 
-KNOWN = Path(__file__).parent.parent / "suites" / "checkpoints.toml"
+_ROOT = Path(__file__).parent.parent
+KNOWN = _ROOT / "suites" / "checkpoints.toml"
 
-DEFAULT_SHAPE = ModelShape(
-    n_layer=2,
-    n_embd=128,
-    head_size=64,
-    n_ffn=512,
-    n_vocab=320,
-    ranks=LoraRanks(decay=32, rate=32, value=16, gate=32),
-)
-"""The synthetic checkpoint that is judged where none is given: small enough for the simulator."""
+DEFAULT = _ROOT / "models" / "tiny.safetensors"
+"""What is judged where nothing else is named: the trained model that ships with the project (docs/model-card.md)."""
+
+
+class _Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    state: str
+    tasks: dict[str, tuple[int, ...]]
 
 
 class _Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sha256: str
     codec: Codec
-    task: str | None = None
+    tasks: dict[str, tuple[int, ...]] = {}
+    tuned: _Tuned | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names of the tasks: a slip must not make a suite skip."""
+        for name in [*self.tasks, *(self.tuned.tasks if self.tuned else {})]:
+            if name not in NAMES:
+                raise ValueError(f"no task {name!r}; there are {', '.join(NAMES)}")
+
+
+@dataclass(frozen=True)
+class TunedState:
+    """An initial state, and the questions that the model answers from it alone."""
+
+    name: str
+    state: State
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint and what its ids mean."""
+    """A checkpoint, what its ids mean, and what it is known to answer."""
 
     checkpoint: Checkpoint
     codec: Codec
-    task: Task | None
+    questions: tuple[Question, ...] = ()
+    tuned: TunedState | None = None
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -61,20 +77,29 @@ class Model:
 
 
 def open_model(path: Path | None, codec: Codec | None = None) -> Model:
-    """Load a checkpoint, a file or a folder of any container, or make the default synthetic one; bind it to its codec.
+    """Load a checkpoint, a file or a folder of any container, or the one that ships; bind it to its codec.
 
-    A file listed in ``suites/checkpoints.toml`` has the codec and the task given there; any other has no task, and,
-    unless one is asked for, the codec that its vocabulary size suggests.
+    A file listed in ``suites/checkpoints.toml`` has the codec, the tasks and the tuned state given there; any other
+    has neither tasks nor state, and, unless one is asked for, the codec that its vocabulary size suggests.
 
     Raises:
         CheckpointError: the file is not an RWKV-7 checkpoint.
         CodecError: the codec does not fit the vocabulary.
     """
-    checkpoint = synthetic(DEFAULT_SHAPE) if path is None else load(path)
+    checkpoint = load(DEFAULT if path is None else path)
     entry = _entry(checkpoint.sha256)
     codec = codec or codec_of(checkpoint.sha256, checkpoint.shape.n_vocab)[0]
     check(codec, checkpoint.shape.n_vocab)
-    return Model(checkpoint, codec, TASKS[entry.task] if entry and entry.task else None)
+    if entry is None or entry.codec is not codec:
+        return Model(checkpoint, codec)
+    tuned = None
+    if entry.tuned is not None:
+        tuned = TunedState(
+            name=Path(entry.tuned.state).stem,
+            state=load_state(_ROOT / entry.tuned.state, checkpoint.shape),
+            questions=questions(entry.tuned.tasks, codec, behind_state=True),
+        )
+    return Model(checkpoint, codec, questions(entry.tasks, codec), tuned)
 
 
 def codec_of(sha256: str, n_vocab: int) -> tuple[Codec, bool]:

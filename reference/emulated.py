@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from reference.fast import Fast
+from reference.formats.blinkdl import is_lora
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -29,6 +31,26 @@ if TYPE_CHECKING:
 _LORA_SECOND = re.compile(r"\.att\.[wavg]2$")
 
 
+def stored(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
+    """The checkpoint that a precision's weights stand for, in float32: what is left of each tensor once it is stored.
+
+    Computed with in float64, it tells what a compiled model adds to the error of its format.
+    """
+    kept = {name: _stored(name, tensor, precision) for name, tensor in checkpoint.tensors.items()}
+    return replace(checkpoint, name=f"{checkpoint.name} in {precision.value}", tensors=kept)
+
+
+def _stored(name: str, tensor: Tensor, precision: Precision) -> Tensor:
+    if ".ln" in f".{name}" and ".ln_x." not in name:
+        return tensor
+    if tensor.dim() != 2 or name == "emb.weight" or name.endswith(".r_k"):
+        return precision.keep(tensor)
+    if _LORA_SECOND.search(name):
+        return precision.keep_rank(tensor)
+    # LoRA pairs are stored [in, out] as the format has it, other matrices the other way round.
+    return precision.keep_matrix(tensor) if is_lora(name) else precision.keep_matrix(tensor.T).T.contiguous()
+
+
 class Emulated(Fast):
     """The fast reference in float32, with results rounded to a format on the way."""
 
@@ -39,14 +61,7 @@ class Emulated(Fast):
         super().__init__(checkpoint, torch.float32, device)
 
     def _prepared(self, name: str, tensor: Tensor) -> Tensor:
-        prepared = super()._prepared(name, tensor)
-        if ".ln" in f".{name}" and ".ln_x." not in name:
-            return prepared
-        is_matrix = prepared.dim() == 2 and name != "emb.weight" and not name.endswith(".r_k")
-        if not is_matrix:
-            return self.precision.keep(prepared)
-        keep = self.precision.keep_rank if _LORA_SECOND.search(name) else self.precision.keep_matrix
-        return keep(prepared.T).T.contiguous()
+        return super()._prepared(name, _stored(name, tensor, self.precision))
 
     def _block(
         self, i: int, x: Tensor, v_first: Tensor | None, before: Sequence[Tensor], batch: Batch

@@ -1,26 +1,45 @@
-"""A checkpoint that was trained on a task with one right answer still solves it, greedily, through the bmodels."""
+"""A checkpoint that was trained on tasks with one right answer still solves them, greedily, through the bmodels."""
 
 import pytest
 
 from compile.spec import GraphKind
+from harness.targets.bmodel import set_state
 from runtime.session import Session
 
+prefill = pytest.mark.graphs(GraphKind.PREFILL)
 
-@pytest.mark.graphs(GraphKind.PREFILL)
+
+@prefill
 def test_exact_match(case, device, model, check):
-    """Every question of the task is answered without a mistake."""
-    if model.task is None:
+    """Every question is answered without a mistake."""
+    if not model.questions:
         pytest.skip(f"{model.checkpoint.name} is not known to solve a task (suites/checkpoints.toml)")
     engine = device.engine(check, case, case.decode)
-    questions = model.task.questions()
+    ask(check, engine, model.questions)
+
+
+@prefill
+def test_tuned_state(case, device, model, check):
+    """From its tuned state, the model answers questions that it cannot answer from the zero state."""
+    if model.tuned is None:
+        pytest.skip(f"no tuned state of {model.checkpoint.name} is known (suites/checkpoints.toml)")
+    engine = device.engine(check, case, case.decode)
+    ask(check, engine, model.tuned.questions, model.tuned.state.arrays())
+
+
+def ask(check, engine, questions, state=None):
+    """Put every question to a new session; the first wrong answer fails the check."""
+    check.metrics["questions"] = len(questions)
     for asked, question in enumerate(questions):
+        check.metrics["exact_matches"] = asked
         answer = []
         with Session(engine) as session:
+            if state is not None:
+                set_state(engine, session, state)
             logits = session.feed(question.prompt)
             for _ in question.answer:
                 answer.append(int(logits.argmax()))
                 if len(answer) < len(question.answer):
                     logits = session.feed([answer[-1]])
-        check.metrics["exact_matches"] = asked
-        check.equal(list(question.answer), answer, f"answer to {list(question.prompt)}")
+        check.equal(list(question.answer), answer, f"{question.task}: answer to {list(question.prompt)}")
     check.metrics["exact_matches"] = len(questions)

@@ -13,7 +13,7 @@ from harness.prompts import prompt
 from harness.targets.bmodel import BmodelTarget
 from harness.targets.scorers import CMODEL, Compiled, open_scorer
 from harness.targets.torch import ReferenceTarget
-from reference.emulated import Emulated
+from reference.emulated import Emulated, stored
 from reference.fast import Fast
 from reference.precision import GROUP, Precision, coded
 from reference.shape import LoraRanks, ModelShape
@@ -150,3 +150,20 @@ def test_emulation_ends_with_the_call():
     model = Emulated(synthetic(SHAPE), Precision.F16)
     model.forward([1, 2])
     assert float(torch.tensor(1.0) + torch.tensor(2**-20)) != 1.0
+
+
+@pytest.mark.parametrize("precision", [Precision.W8F16, Precision.W4F16])
+def test_what_is_stored(precision):
+    """The weights that a precision stands for, in float64, are far nearer to its emulation than the weights given."""
+    checkpoint = synthetic(SHAPE)
+    tokens = list(range(24))
+    emulated, kept, given = (
+        model.forward(tokens)[0].numpy()
+        for model in (
+            Emulated(checkpoint, precision),
+            Fast(stored(checkpoint, precision), torch.float64),
+            Fast(checkpoint, torch.float64),
+        )
+    )
+    of_rounding = logits_distance(kept, emulated, near_tie_nats=0.01).kl_mean_nats
+    assert of_rounding < 0.1 * logits_distance(given, emulated, near_tie_nats=0.01).kl_mean_nats

@@ -12,7 +12,7 @@ from reference.formats import pth
 from reference.naive import Naive
 from reference.shape import CheckpointError, LoraRanks, ModelShape
 from reference.state import State
-from reference.state_file import load_state, save_state
+from reference.state_file import Shifts, load_state, save_state
 from reference.synthetic import synthetic
 
 SHAPE = ModelShape(
@@ -114,7 +114,7 @@ def test_shifts_are_not_lost_silently(tmp_path):
     with pytest.raises(CheckpointError, match="time shifts are not zero"):
         save_state(state, tmp_path / "s.pth")
     assert not list(tmp_path.iterdir())
-    save_state(state, tmp_path / "s.pth", drop_shifts=True)
+    save_state(state, tmp_path / "s.pth", shifts=Shifts.DROP)
     assert torch.equal(load_state(tmp_path / "s.pth", SHAPE).wkv, state.wkv)
 
 

@@ -1,0 +1,1 @@
+"""Recipes for training, and what runs them."""
