@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from compile.graphs.model import Rwkv7
     from compile.toolchain import Toolchain
 
+STAGE_TIMEOUT_S = 3600.0
+"""Limit for each stage of a compile that runs a tool, unless another is asked for."""
+
 _RESULT = "result.json"
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
 _LEAVE_OUT = ("*.npz", "*.onnx.prototxt", "*.bmodel.json", "*.net_0.profile", "model")  # large, and remade in seconds
@@ -46,13 +50,18 @@ class Stage(Enum):
 class CompileError(RuntimeError):
     """A stage failed: names stage and graph, shows the log's last lines and a command that reproduces the failure."""
 
-    def __init__(self, stage: Stage, what: str, reason: str, *, rerun: str, log: Path) -> None:
+    def __init__(self, stage: Stage, what: str, reason: str, *, rerun: str = "", log: Path | None = None) -> None:
         """Keep the stage for whoever records the outcome; the message carries all of it."""
-        super().__init__(f"{stage.value} of {what}: {reason}\n  rerun: {rerun}\n  log:   {log}\n{tail(log)}")
+        shown = "" if log is None else f"\n  rerun: {rerun}\n  log:   {log}\n{tail(log)}"
+        super().__init__(f"{stage.value} of {what}: {reason}{shown}")
         self.stage = stage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedError(CompileError):
+    """The graph cannot be written for these arrays or this many tokens: nothing was run, and no tool is at fault."""
+
+
+@dataclass(frozen=True, kw_only=True)  # without slots, which leave no place for a cached property
 class Job:
     """Everything that determines a bmodel.
 
@@ -74,9 +83,12 @@ class Job:
     flags: tuple[str, ...] = ()
     toolchain: Toolchain
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The cache key: a hash over all of the above and over the sources that act on it."""
+        """The cache key: a hash over all of the above and over the sources that act on it.
+
+        It is made once: a source that is edited during a compile must not have the result answer for the edited one.
+        """
         parts = (
             _FORMAT,
             self.arrays_sha256,
@@ -123,7 +135,7 @@ class Bmodel:
 
 
 def compile_graph(
-    job: Job, cache: Path, *, say: Callable[[str], None] = lambda _: None, timeout_s: float = 3600.0
+    job: Job, cache: Path, *, say: Callable[[str], None] = lambda _: None, timeout_s: float = STAGE_TIMEOUT_S
 ) -> Bmodel:
     """Compile, or find it compiled.
 
@@ -131,9 +143,10 @@ def compile_graph(
         job: what to compile.
         cache: the cache folder; results live in ``cache/bmodels/<key>``, failures in ``cache/failed/<key>``.
         say: receives one line of progress at a time.
-        timeout_s: limit for each stage, in seconds.
+        timeout_s: limit for each stage but the export, which is a call in this process, in seconds.
 
     Raises:
+        RefusedError: the graph cannot be written; nothing is kept.
         CompileError: a stage failed. The working folder, with logs, is kept for the command that it shows.
     """
     final = cache / "bmodels" / job.key
@@ -166,6 +179,8 @@ def keeping_failures(work: Path, kept: Path) -> Iterator[None]:
     """Where a stage fails, move the working folder to *kept*, and say so in the error."""
     try:
         yield
+    except RefusedError:
+        raise
     except CompileError as error:
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(exist_ok=True)
@@ -183,7 +198,7 @@ class Stages:
     """
 
     def __init__(self, job: Job, work: Path, *, say: Callable[[str], None], timeout_s: float) -> None:
-        """*work* is empty; *say* receives a line as each stage begins; *timeout_s* is a limit for each of them."""
+        """*work* is empty; *say* receives a line as each stage begins; *timeout_s* limits each but the export."""
         self.job = job
         self.work = work
         self.what = f"{job.spec.name} {job.quantization.value} [{job.key[:8]}]"
@@ -192,16 +207,23 @@ class Stages:
         self._timeout_s = timeout_s
 
     def export(self) -> list[str]:
-        """Write ``model.onnx``; returns the operations to be computed in float32 in every quantisation."""
+        """Write ``model.onnx``; returns the operations to be computed in float32 in every quantisation.
+
+        Raises:
+            RefusedError: the graph cannot be written for what the job names.
+        """
         self._say(f"{self.what}: {Stage.EXPORT.value} …")
         start = time.monotonic()
         job = self.job
-        graph = job.variant(
-            job.arrays,
-            T=job.spec.T,
-            every_position=job.spec.kind is not GraphKind.PREFILL,
-            weight_group=job.quantization.weight_group,
-        )
+        try:
+            graph = job.variant(
+                job.arrays,
+                T=job.spec.T,
+                every_position=job.spec.kind is not GraphKind.PREFILL,
+                weight_group=job.quantization.weight_group,
+            )
+        except ValueError as error:
+            raise RefusedError(Stage.EXPORT, self.what, f"the graph refuses: {error}") from error
         f32 = export(graph, self.work / "model.onnx")
         self.costs[Stage.EXPORT.value] = StageCost(seconds=time.monotonic() - start, peak_bytes=0)
         return f32

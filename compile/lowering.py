@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from compile.cached import make_once
-from compile.compiler import Stages, keeping_failures
+from compile.compiler import STAGE_TIMEOUT_S, Stages, keeping_failures
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def lowered(
     cache: Path,
     *,
     say: Callable[[str], None] = lambda _: None,
-    timeout_s: float = 3600.0,
+    timeout_s: float = STAGE_TIMEOUT_S,
 ) -> Path:
     """Compile as far as *dialect*, or find it done; the same stages with the same options as for a bmodel.
 
@@ -45,7 +45,7 @@ def lowered(
         dialect: where to stop.
         cache: the cache folder; results live in ``cache/dialects/<key>``, failures in ``cache/failed/<key>``.
         say: receives one line of progress at a time.
-        timeout_s: limit for each stage, in seconds.
+        timeout_s: limit for each stage but the export, in seconds.
 
     Returns:
         The MLIR file; its folder holds its weights too.

@@ -1,7 +1,8 @@
 """Options of ``model_deploy`` that may be had or not, each by a short name, and the flags that they stand for.
 
-What needs no choice is not here: flags that a graph cannot do without, or that are best for all of its kind, come from
-:mod:`compile.flags`. Left out is ``--opt 3``, with which TPU-MLIR 1.30.2 aborts on these graphs.
+Flags that a graph gets without being asked for come from :mod:`compile.flags`. Those that it gets because they are best
+for all of its kind can be taken away by an option as well; those that it does not compile without cannot. Left out is
+``--opt 3``, with which TPU-MLIR 1.30.2 aborts on these graphs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ class Option(Enum):
     OPT1 = "opt1"  # groups as many layers as possible, in place of a search for the cheapest groups
     NO_LAYER_GROUP = "no_layer_group"  # one operation after the other, each from DDR and back
     NO_TOPO_SORT = "no_topo_sort"  # operations are grouped in the graph's own order
+    TOPO_SORT = "topo_sort"  # they are sorted first, also in graphs that are not sorted otherwise
     QUANT_INPUT = "quant_input"  # inputs in the precision of the arithmetic, without casts
     QUANT_OUTPUT = "quant_output"  # the same of outputs
+    FLOAT_OUTPUT = "float_output"  # outputs in float32, also of graphs that do without that cast otherwise
     HIGH_PRECISION = "high_precision"  # some operations, such as LayerNorm, in float32
     IO_ALONE = "io_alone"  # inputs and outputs beside the other memory, the runtime copies neither
     IO_TAG = "io_tag"  # inputs and outputs by a tag that stands for an address
@@ -32,7 +35,8 @@ class Option(Enum):
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
 """Ways to address inputs and outputs; a compile has one."""
 
-_GROUPING = frozenset({Option.OPT1, Option.NO_TOPO_SORT})  # they say how layers are grouped
+_GROUPING = frozenset({Option.OPT1, Option.NO_TOPO_SORT, Option.TOPO_SORT})  # they say how layers are grouped
+_OPPOSITE = {Option.TOPO_SORT: Option.NO_TOPO_SORT, Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT}  # which it takes away
 _FLAGS = {
     Option.OPT1: ("--opt", "1"),
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
@@ -92,21 +96,26 @@ def conflict(options: Sequence[Option]) -> str:
     if Option.SAME_ADDR in options and not ADDRESS_MODES.isdisjoint(options):
         # With io_reloc such a bmodel compiles, loads and gives wrong numbers (TPU-MLIR 1.30.2).
         return "same_addr makes a state and the next one share an address, an address mode lets the runtime choose both"
+    for option, taken in _OPPOSITE.items():
+        if option in options and taken in options:
+            return f"{option.value} takes away what {taken.value} adds"
     if Option.NO_LAYER_GROUP in options and not _GROUPING.isdisjoint(options):
         return "without layer groups there is nothing that the others could act on"
     return ""
 
 
 def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) -> tuple[str, ...]:
-    """*flags*, then those of *options* that are not among them.
+    """*flags* without those that *options* take away, then those of *options* that are not among them.
 
     Args:
         flags: arguments of ``model_deploy`` that come first; where one has another value, the option's counts.
-        options: what to add.
+        options: what to add or to take away.
         n_layer: layers of the graph, each with three states, of which the first follows the token and the logits.
     """
-    found = list(flags)
-    for option in options:
+    asked = tuple(options)
+    taken = {flag for option in asked if option in _OPPOSITE for flag in _FLAGS[_OPPOSITE[option]]}
+    found = [flag for flag in flags if flag not in taken]
+    for option in asked:
         added = option_flags(option, n_layer)
         if not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):
             found += added
@@ -114,7 +123,9 @@ def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) 
 
 
 def option_flags(option: Option, n_layer: int) -> tuple[str, ...]:
-    """The arguments of ``model_deploy`` that an option stands for, for a graph of so many layers."""
+    """The arguments of ``model_deploy`` that an option adds for a graph of so many layers; none where it takes away."""
+    if option in _OPPOSITE:
+        return ()
     if option is Option.SAME_ADDR:
         # Input 0 is the token and output 0 the logits, so a state and the one after it have the same number.
         return "--same_addr", ",".join(f"{i}:{i}" for i in range(1, 1 + _STATES_PER_LAYER * n_layer))

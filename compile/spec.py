@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+MOST_TOKENS = 4096
+"""A call's: graphs are written out chunk by chunk, and far above this they would fill memory before any compile."""
+
 
 class GraphKind(Enum):
     """What a graph takes and gives back."""
@@ -38,8 +41,9 @@ class GraphSpec:
 
     def __post_init__(self) -> None:
         """Refuse lengths that make no sense."""
-        if self.T < 1 or (self.kind is GraphKind.DECODE) != (self.T == 1):
-            raise ValueError(f"{self.kind.value} with {self.T} tokens a call; decode takes 1, the others at least 2")
+        if not 1 <= self.T <= MOST_TOKENS or (self.kind is GraphKind.DECODE) != (self.T == 1):
+            expected = f"decode takes 1, the others 2 to {MOST_TOKENS:,}"
+            raise ValueError(f"{self.kind.value} with {self.T} tokens a call; {expected}")
 
     @property
     def name(self) -> str:

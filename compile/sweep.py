@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.floor import matrix_bytes
 from compile.process import run, tail
 from compile.profile import ProfileError, read_profile
@@ -33,7 +34,6 @@ SIZES = ((768, 768), (768, 3072), (2048, 2048), (2048, 8192), (2560, 10240), (76
 
 QUANTIZATIONS = (Quantization.F16, Quantization.W8F16, Quantization.W4F16)
 
-_TIMEOUT_S = 900.0
 _OPSET = 17
 _IR_VERSION = 8
 
@@ -81,8 +81,9 @@ def sweep(
     sizes: Sequence[tuple[int, int]] = SIZES,
     quantizations: Sequence[Quantization] = QUANTIZATIONS,
     say: Callable[[str], None] = lambda _: None,
+    timeout_s: float = STAGE_TIMEOUT_S,
 ) -> Iterator[Product]:
-    """Compile the products one after the other; nothing stays on disk.
+    """Compile the products one after the other, each tool within *timeout_s* seconds; nothing stays on disk.
 
     Raises:
         SweepError: one does not compile, or leaves no profile.
@@ -92,12 +93,12 @@ def sweep(
             folder = Path(name)
             _write_model(folder / "product.onnx", inputs, outputs)
             transform = ["--model_name", "product", "--model_def", "product.onnx", "--mlir", "product.mlir"]
-            _run(toolchain, "model_transform", transform, folder)
+            _run(toolchain, "model_transform", transform, folder, timeout_s)
             for quantization in quantizations:
                 say(f"{inputs} x {outputs} {quantization.value} …")
                 deploy = ["--mlir", "product.mlir", "--chip", "bm1684x", "--quantize", quantization.value]
                 (folder / "compiler_profile_0.txt").unlink(missing_ok=True)  # of the product before
-                log = _run(toolchain, "model_deploy", [*deploy, "--model", "product.bmodel"], folder)
+                log = _run(toolchain, "model_deploy", [*deploy, "--model", "product.bmodel"], folder, timeout_s)
                 try:
                     cycles = read_profile(folder / "compiler_profile_0.txt").predicted_cycles
                 except ProfileError as error:
@@ -125,11 +126,11 @@ def _write_model(path: Path, inputs: int, outputs: int) -> None:
     onnx.save(helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=opset), str(path))
 
 
-def _run(toolchain: Toolchain, tool: str, arguments: list[str], folder: Path) -> Path:
+def _run(toolchain: Toolchain, tool: str, arguments: list[str], folder: Path, timeout_s: float) -> Path:
     """Run one of the toolchain's tools; returns its log."""
     log = folder / f"{tool}.log"
     command = [*toolchain.command(tool), *arguments]
-    done = run(command, folder=folder, log=log, environment=toolchain.environment(), timeout_s=_TIMEOUT_S)
+    done = run(command, folder=folder, log=log, environment=toolchain.environment(), timeout_s=timeout_s)
     if done.status:
         raise SweepError(f"{shlex.join(command)} {done.ending}; its last lines:\n{tail(log)}")
     return log

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from compile.compiler import CompileError, compile_graph
+from compile.compiler import STAGE_TIMEOUT_S, CompileError, compile_graph
 from compile.graphs.block import Rwkv7Block
 from compile.spec import GraphKind
 from compile.storage import read_storage
@@ -80,6 +80,13 @@ class Result:
         return self.cycles is not None and self.cycles <= self.row.target_ms * 1e6
 
     @property
+    def times_faster(self) -> float | None:
+        """The time of the loop over this one; the recorded time of an earlier loop counts where none was compiled."""
+        recorded = None if self.row.loop_ms is None else self.row.loop_ms * 1e6
+        loop = recorded if self.loop_cycles is None else self.loop_cycles
+        return None if self.cycles is None or loop is None else loop / self.cycles
+
+    @property
     def share(self) -> float | None:
         """Of the floor's speed: 1 is the floor itself."""
         return None if self.cycles is None or self.floor_ns is None else self.floor_ns / self.cycles
@@ -115,7 +122,12 @@ def passed(results: Sequence[Result]) -> bool:
 
 
 def bench_compile(
-    rows: Sequence[Row], toolchain: Toolchain, *, loop: bool = False, say: Callable[[str], None] = lambda _: None
+    rows: Sequence[Row],
+    toolchain: Toolchain,
+    *,
+    loop: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    timeout_s: float = STAGE_TIMEOUT_S,
 ) -> Iterator[Result]:
     """Compile row after row, or find them compiled; one that does not compile is a result too.
 
@@ -124,6 +136,7 @@ def bench_compile(
         toolchain: the compiler.
         loop: compile the loop variant of the rows where that takes minutes, see :func:`loop_row`, beside them.
         say: receives one line of progress at a time.
+        timeout_s: limit for each stage of a compile, in seconds.
 
     Raises:
         StorageError, ProfileError: the compiler left a file in another format.
@@ -135,7 +148,7 @@ def bench_compile(
         if place not in models:
             models = {place: _model(row)}  # the one before is let go: a size takes a gigabyte
         model = models[place]
-        result = _compiled(row, model, toolchain, say)
+        result = _compiled(row, model, toolchain, say, timeout_s)
         if result.error:
             say(f"[{number}/{len(rows)}] {row.id}: {result.verdict.value}\n{result.error}")
         else:
@@ -143,7 +156,7 @@ def bench_compile(
             say(f"[{number}/{len(rows)}] {row.id}: {(result.cycles or 0) / 1e6:.4f} ms predicted, target {aim}")
         other = loop_row(row) if loop else None
         if other is not None:
-            beside = _compiled(other, model, toolchain, say)
+            beside = _compiled(other, model, toolchain, say, timeout_s)
             say(f"{other.id}: {beside.error or f'{(beside.cycles or 0) / 1e6:.4f} ms predicted'}")
             result = dataclasses.replace(result, loop_cycles=beside.cycles)
         yield result
@@ -159,10 +172,10 @@ def loop_row(row: Row) -> Row | None:
     return msgspec.structs.replace(row, case=dataclasses.replace(row.point, variant="loop").id, best={})
 
 
-def _compiled(row: Row, model: Model, toolchain: Toolchain, say: Callable[[str], None]) -> Result:
+def _compiled(row: Row, model: Model, toolchain: Toolchain, say: Callable[[str], None], timeout_s: float) -> Result:
     job = _job(row, model, toolchain)
     try:
-        bmodel = compile_graph(job, cache_folder(), say=say)
+        bmodel = compile_graph(job, cache_folder(), say=say, timeout_s=timeout_s)
     except CompileError as error:
         return Result(row=row, release=toolchain.version, error=str(error))
     shapes = {name: array.shape for name, array in model.arrays.items()}
@@ -185,4 +198,4 @@ def _job(row: Row, model: Model, toolchain: Toolchain) -> Job:
 def _model(row: Row) -> Model:
     shape = (SIZES | BY_BLOCK)[row.size]
     made = synthetic(shape) if row.block is None else synthetic_block(shape, row.block)
-    return Model(made, codec_for(shape.n_vocab), None)
+    return Model(made, codec_for(shape.n_vocab))

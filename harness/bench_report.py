@@ -14,22 +14,28 @@ from harness.bench_compile import loop_row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from compile.storage import Matrices
+    from compile.storage import Matrices, Storage
     from compile.toolchain import Toolchain
     from harness.bench_compile import Result
 
-HEADINGS = ("row", "target", "predicted", "", "floor", "share", "prototype", "first", "loop", "best", "change")
+HEADINGS = ("row", "target", "predicted", "", "floor", "share", "prototype", "first", "loop", "ratio", "best", "change")
 """Of the columns of :func:`cells`."""
+
+NARROW_HEADINGS = ("row", "predicted", "target", "floor\nshare", "loop\nratio", "best\nchange")
+"""Of the columns of :func:`narrow_cells`."""
 
 STORAGE_HEADINGS = ("row", "matrices as named", "matrices above", "bytes above", "operations in float32")
 """Of the columns of :func:`storage_cells`."""
 
+NARROW_STORAGE_HEADINGS = ("row", "matrices\nas named", "matrices\nabove", "bytes\nabove", "operations\nin float32")
+"""Of the columns of :func:`narrow_storage_cells`."""
+
 NOTE = (
     "Milliseconds, predicted by the compiler's cycle profile, one cycle a nanosecond; nothing here was measured. "
-    "Share: of the speed that the floor allows. Change: against the best that is recorded for this release; more than "
-    "+1 % is a failure. What is marked * is an earlier prediction of TPU-MLIR 1.30.2, recorded and not made again: a "
-    "loop of many tokens takes too long to compile (32 took a quarter of an hour). A loop without a mark was compiled "
-    "in this run."
+    "Share: of the speed that the floor allows. Ratio: the loop's time over the row's. Change: against the best that "
+    "is recorded for this release; more than +1 % is a failure. What is marked * is an earlier prediction of TPU-MLIR "
+    "1.30.2, recorded and not made again, or made from one: a loop of many tokens takes too long to compile (32 took a "
+    "quarter of an hour). A loop without a mark was compiled in this run."
 )
 """What a reader of the table must know."""
 
@@ -52,8 +58,23 @@ def cells(result: Result) -> tuple[str, ...]:
         _earlier(row.prototype_ms),
         _earlier(row.first_ms),
         _ms(result.loop_cycles) or _earlier(row.loop_ms),
+        _ratio(result),
         _ms(result.best) or result.verdict.value,
-        "" if result.change is None else f"{result.change:+.2%}",
+        _change(result.change),
+    )
+
+
+def narrow_cells(result: Result) -> tuple[str, ...]:
+    """The same in two lines a row, so that a terminal of 80 columns has room for every figure."""
+    row = result.row
+    earlier = {"prototype": _earlier(row.prototype_ms), "first": _earlier(row.first_ms)}
+    return (
+        f"{row.id}\n{', '.join(f'{name} {ms}' for name, ms in earlier.items() if ms)}",
+        _ms(result.cycles) or result.verdict.value.replace(" compile", "\ncompile"),
+        f"{row.target_ms:.2f}\n{'met' if result.met else 'missed'}",
+        f"{_ms(result.floor_ns)}\n{_percent(result.share)}",
+        f"{_ms(result.loop_cycles) or _earlier(row.loop_ms)}\n{_ratio(result)}",
+        f"{_ms(result.best) or 'none yet'}\n{_change(result.change)}",
     )
 
 
@@ -61,15 +82,27 @@ def storage_cells(result: Result) -> tuple[str, ...] | None:
     """What a row's compiled model stores, in words; None of one that does not compile."""
     if result.storage is None:
         return None
-    above = result.storage.above(result.row.point.quantization)
-    own = tuple(one for one in result.storage.matrices if one not in above)
-    share = sum(one.bytes for one in above) / max(1, sum(one.bytes for one in result.storage.matrices))
+    own, above = _own_and_above(result, result.storage)
     return (
         result.row.id,
-        _counts(own),
-        _counts(above),
-        f"{sum(one.bytes for one in above):,} ({share:.1%})" if above else "none",
+        ", ".join(f"{one.count} of {one.bits} bits" for one in own) or "none",
+        ", ".join(f"{one.count} of {one.bits} bits" for one in above) or "none",
+        " ".join(_bytes(above, result.storage)),
         f"{result.storage.f32_operations:,} of {result.storage.operations:,}",
+    )
+
+
+def narrow_storage_cells(result: Result) -> tuple[str, ...] | None:
+    """The same, a kind of matrix a line, for a terminal of 80 columns."""
+    if result.storage is None:
+        return None
+    own, above = _own_and_above(result, result.storage)
+    return (
+        result.row.id,
+        "\n".join(f"{one.count} x {one.bits} bits" for one in own) or "none",
+        "\n".join(f"{one.count} x {one.bits} bits" for one in above) or "none",
+        "\n".join(_bytes(above, result.storage)),
+        f"{result.storage.f32_operations:,}\nof {result.storage.operations:,}",
     )
 
 
@@ -122,6 +155,7 @@ def _fields(result: Result) -> dict[str, Any]:
         "first_ms": row.first_ms,
         "loop_ms": row.loop_ms,
         "loop_predicted_cycles": result.loop_cycles,
+        "times_faster_than_loop": result.times_faster,
         "loop_compiles_in_minutes": loop_row(row) is not None,
         "best_cycles": result.best,
         "change": result.change,
@@ -141,12 +175,30 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
+def _ratio(result: Result) -> str:
+    mark = "*" if result.loop_cycles is None else ""
+    return "" if result.times_faster is None else f"{result.times_faster:.2f}{mark}"
+
+
+def _change(share: float | None) -> str:
+    return "" if share is None else f"{share:+.2%}"
+
+
 def _earlier(ms: float | None) -> str:
     return "" if ms is None else f"{ms:.2f}*"
 
 
-def _counts(matrices: Sequence[Matrices]) -> str:
-    return ", ".join(f"{one.count} of {one.bits} bits" for one in matrices) or "none"
+def _own_and_above(result: Result, storage: Storage) -> tuple[tuple[Matrices, ...], tuple[Matrices, ...]]:
+    """Matrices in as many bits as the row's name says, and those in more."""
+    above = storage.above(result.row.point.quantization)
+    return tuple(one for one in storage.matrices if one not in above), above
+
+
+def _bytes(above: Sequence[Matrices], storage: Storage) -> tuple[str, ...]:
+    """How many bytes those above take, and which share of all that is."""
+    total = sum(one.bytes for one in above)
+    share = total / max(1, sum(one.bytes for one in storage.matrices))
+    return (f"{total:,}", f"({share:.1%})") if above else ("none",)
 
 
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

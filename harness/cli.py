@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from compile.compiler import CompileError
+from compile.compiler import CompileError, RefusedError
 from compile.interpreter import InterpreterError
 from compile.options import OptionError
 from compile.profile import ProfileError
@@ -12,14 +12,18 @@ from compile.storage import StorageError
 from compile.sweep import SweepError
 from compile.toolchain import ToolchainError
 from harness.cases import CaseError
-from harness.commands import checkpoint, toolchain
+from harness.commands import checkpoint, history, toolchain
 from harness.commands.bench_compile import run_bench_compile
 from harness.commands.doctor import doctor
 from harness.commands.first_board import first_board
 from harness.commands.gate import GateCommand, gate
 from harness.commands.lambada import lambada
+from harness.commands.model_card import model_card
+from harness.commands.nightly import NightlyCommand, nightly
 from harness.commands.profile import profile
+from harness.commands.report import report
 from harness.commands.stand_in import stand_in
+from harness.commands.train import state_tune, train
 from harness.commands.tune import tune
 from harness.compile_rows import RowsError
 from harness.device.board import NoBoardError
@@ -32,8 +36,11 @@ from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
 from harness.rates import RatesError
 from harness.targets.scorers import ScorerError
+from harness.training.recipe import RecipeError
 from harness.tuned import TunedError
 from reference.shape import CheckpointError
+from reference.training.documents import DocumentError
+from reports.history import HistoryError
 from runtime.faults import RuntimeFault
 from tokenizer.world import TokenizerError
 
@@ -44,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(toolchain.app, name="toolchain")
+app.add_typer(history.app, name="history")
 app.command(no_args_is_help=True)(checkpoint.convert)
 app.command(no_args_is_help=True)(checkpoint.inspect)
 app.command()(lambada)
@@ -51,7 +59,12 @@ app.command()(doctor)
 app.command("first-board")(first_board)
 app.command(no_args_is_help=True)(profile)
 app.command(cls=GateCommand)(gate)
+app.command(no_args_is_help=True)(report)
+app.command(cls=NightlyCommand)(nightly)
 app.command(no_args_is_help=True)(tune)
+app.command(no_args_is_help=True)(train)
+app.command("model-card")(model_card)
+app.command("state-tune", no_args_is_help=True)(state_tune)
 app.command("bench-compile")(run_bench_compile)
 app.command("stand-in", no_args_is_help=True)(stand_in)
 
@@ -62,6 +75,8 @@ EXPLAINED = (
     CheckpointError,
     CompileError,
     DataError,
+    DocumentError,
+    HistoryError,
     InfraError,
     InterpreterError,
     NoBoardError,
@@ -69,6 +84,7 @@ EXPLAINED = (
     OptionError,
     ProfileError,
     RatesError,
+    RecipeError,
     ResultsError,
     RowsError,
     RuntimeFault,
@@ -82,11 +98,17 @@ EXPLAINED = (
 )
 """Errors whose text says what is wrong and what to do."""
 
+MISTYPED = (CaseError, OptionError, RefusedError)
+"""Those of them that say that the command line asks for what there cannot be."""
+
 
 def main() -> None:
-    """Run the command; an error that has an explanation is shown without a traceback."""
+    """Run the command; an error that has an explanation is shown without a traceback.
+
+    The exit status is then 1, or 2 where the command line was wrong.
+    """
     try:
         app()
     except EXPLAINED as error:
         typer.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, MISTYPED) else 1) from error

@@ -37,10 +37,13 @@ def model(pytestconfig: pytest.Config) -> Model:
     return pytestconfig.stash[RUN].model
 
 
-@pytest.fixture(scope="session")
-def oracle(pytestconfig: pytest.Config) -> ReferenceTarget:
-    """The reference."""
-    return pytestconfig.stash[RUN].oracle
+@pytest.fixture
+def oracle(request: pytest.FixtureRequest) -> ReferenceTarget:
+    """The reference, with the weights that the case's precision stands for."""
+    case = case_of(request.node)
+    if case is None:
+        pytest.fail("an oracle belongs to a case, whose precision decides its weights")
+    return request.config.stash[RUN].oracle(case.quantization)
 
 
 @pytest.fixture(scope="session")

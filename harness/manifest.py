@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING
 import psutil
 
 from reports import schema
+from tokenizer.world import find_vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from compile.toolchain import Toolchain
     from harness.cases import Grid
     from harness.checkpoints import Model
@@ -32,9 +36,10 @@ def manifest(
     model: Model,
     grid: Grid,
     limits_sha256: str,
+    options: Mapping[str, str],
     health: tuple[schema.Reading, ...] = (),
 ) -> schema.Run:
-    """Describe a run that is about to start."""
+    """Describe a run that is about to start; *options* are those of the suites, by their names."""
     shape = model.checkpoint.shape
     return schema.Run(
         schema=schema.VERSION,
@@ -62,6 +67,8 @@ def manifest(
         },
         grid={"name": grid.name, "sha256": grid.sha256},
         limits_sha256=limits_sha256,
+        options=dict(options),
+        data={(vocabulary := find_vocabulary()).name: hashlib.sha256(vocabulary.read_bytes()).hexdigest()},
         machine={
             "system": platform.platform(),
             "processor": _processor(),

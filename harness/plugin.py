@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.options import Option
 from compile.release import DEFAULT_RELEASE
 from harness.cases import GRIDS, VARIANTS
+from harness.stage_timeout import HELP, parse_stage_timeout
 from harness.throughput.plan import BOARD_DEPTHS, BOARD_REPEATS, parse_depths, parse_repeats
 from tokenizer.codec import Codec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
 
 
@@ -36,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--checkpoint",
         metavar="PATH",
         type=Path,
-        help="RWKV-7 checkpoint: .pth, .safetensors, ggmf or an exported folder (default: a small synthetic one)",
+        help="RWKV-7 checkpoint: .pth, .safetensors, ggmf or an exported folder (default: the trained one that ships)",
     )
     group.addoption(
         "--codec",
@@ -69,6 +74,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="installed TPU-MLIR release to compile with (default: %(default)s)",
     )
     group.addoption(
+        "--stage-timeout",
+        metavar="SECONDS",
+        type=parse_stage_timeout,
+        default=STAGE_TIMEOUT_S,
+        help=f"{HELP} (default: %(default)s)",
+    )
+    group.addoption(
         "--depths",
         metavar="N,…",
         type=parse_depths,
@@ -89,3 +101,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path("runs"),
         help="where the run's folder is made (default: %(default)s)",
     )
+
+
+_NAMES = "device", "libsophon", "checkpoint", "codec", "grid", "variant", "options", "toolchain", "depths", "repeats"
+
+
+def chosen_options(option: Callable[[str], object]) -> dict[str, str]:
+    """Tell what each option is, defaults included, as it would be written; what has no value is left out."""
+    found = {name: option(f"--{name}") for name in _NAMES}
+    return {name: _written(value) for name, value in found.items() if value is not None}
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

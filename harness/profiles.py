@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compile.compiler import compile_graph
+from compile.compiler import STAGE_TIMEOUT_S, compile_graph
 from compile.timeline import DDR_BYTES_PER_NS, FINAL_MLIR, PROFILE, Direction, Engine, GroupBy, costs, read_timeline
 from harness.jobs import job_of
 from harness.paths import cache_folder
@@ -36,14 +36,16 @@ class CaseProfile:
     floor: Floor | None
 
 
-def profile_case(case: Case, model: Model, toolchain: Toolchain, *, say: Callable[[str], None]) -> CaseProfile:
-    """Compile a case, or find it compiled, and read its timeline.
+def profile_case(
+    case: Case, model: Model, toolchain: Toolchain, *, say: Callable[[str], None], timeout_s: float = STAGE_TIMEOUT_S
+) -> CaseProfile:
+    """Compile a case, or find it compiled, and read its timeline; *timeout_s* is a limit for each stage.
 
     Raises:
         CompileError: a stage of the compile failed.
         ProfileError: the profile is in another format.
     """
-    bmodel = compile_graph(job_of(case, model, toolchain), cache_folder(), say=say)
+    bmodel = compile_graph(job_of(case, model, toolchain), cache_folder(), say=say, timeout_s=timeout_s)
     shapes = {name: array.shape for name, array in model.arrays.items()}
     return CaseProfile(
         title=f"{case.id} of {model.checkpoint.name}, TPU-MLIR {toolchain.version}",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from compile.compiler import Bmodel, CompileError, compile_graph
 from compile.toolchain import find
@@ -18,16 +16,17 @@ from harness.device.guard import Guard
 from harness.device.place import open_place
 from harness.jobs import job_of
 from harness.limits import load_limits
+from harness.oracle import oracle_for
 from harness.paths import cache_folder
-from harness.targets.torch import ReferenceTarget
-from reference.fast import Fast
 from reports.schema import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from compile.spec import Quantization
     from harness.check import Check
+    from harness.targets.torch import ReferenceTarget
     from runtime.engine import Engine
     from tokenizer.codec import Codec
 
@@ -58,6 +57,7 @@ class SuiteRun:
         variant: str | None,
         options: str | None,
         toolchain: str,
+        stage_timeout_s: float,
         say: Callable[[str], None],
     ) -> None:
         """Check every option at once: a typing mistake must not wait for the first compile.
@@ -72,6 +72,8 @@ class SuiteRun:
         self.model = open_model(checkpoint, codec)
         self.limits, self.limits_sha256 = load_limits()
         self._say = say
+        self._stage_timeout_s = stage_timeout_s
+        self._oracles: dict[Quantization, ReferenceTarget] = {}
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
         self._remarks: set[str] = set()  # said already
@@ -79,10 +81,11 @@ class SuiteRun:
         self.load_s = float("nan")
         self.guard = Guard(self.place, lambda: make_canary(self.toolchain, say=say)) if self.place.watched else None
 
-    @cached_property
-    def oracle(self) -> ReferenceTarget:
-        """The reference, in float64: the rounding of the oracle must not blur a verdict."""
-        return ReferenceTarget(Fast(self.model.checkpoint, torch.float64))
+    def oracle(self, quantization: Quantization) -> ReferenceTarget:
+        """What bmodels of a precision are judged against."""
+        if quantization not in self._oracles:
+            self._oracles[quantization] = oracle_for(self.model.checkpoint, quantization)
+        return self._oracles[quantization]
 
     def compiled(self, case: Case) -> Bmodel:
         """The case's bmodel; an error is remembered, so that a graph that does not compile is tried once a run.
@@ -93,7 +96,9 @@ class SuiteRun:
         if case.id not in self._compiled:
             job = job_of(case, self.model, self.toolchain)
             try:
-                self._compiled[case.id] = compile_graph(job, cache_folder(), say=self._say)
+                self._compiled[case.id] = compile_graph(
+                    job, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
+                )
             except CompileError as error:
                 self._compiled[case.id] = error
         found = self._compiled[case.id]

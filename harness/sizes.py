@@ -38,7 +38,7 @@ def model_of_size(size: str) -> Model:
         KeyError: it is none of SIZES.
     """
     made = synthetic(SIZES[size])
-    return Model(made, codec_of(made.sha256, made.shape.n_vocab)[0], None)
+    return Model(made, codec_of(made.sha256, made.shape.n_vocab)[0])
 
 
 def size_of(shape: ModelShape) -> str:

@@ -21,18 +21,22 @@ from harness.device.health import remarks
 from harness.device.lock import BoardBusyError
 from harness.device.remote.faults import ConnectionLost, RemoteFault
 from harness.manifest import manifest
+from harness.plugin import chosen_options
 from harness.records import RunWriter
 from harness.run import RUN, SuiteRun
 from harness.summary import summary
 from reference.shape import CheckpointError
 from reports.csv_file import write_csv
 from reports.html_page import write_html
+from reports.lenient import load
 from reports.schema import Outcome, Record, Stage, read
 from runtime.faults import LibraryMissing
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from compile.compiler import Compiled
 
 
 class SuitePlugin:
@@ -57,6 +61,7 @@ class SuitePlugin:
                 variant=option("--variant"),
                 options=option("--options"),
                 toolchain=option("--toolchain"),
+                stage_timeout_s=option("--stage-timeout"),
                 say=self._say,
             )
             if self.run.guard is not None and not config.option.collectonly:
@@ -130,6 +135,7 @@ class SuitePlugin:
                 model=self.run.model,
                 grid=self.run.grid,
                 limits_sha256=self.run.limits_sha256,
+                options=chosen_options(self._config.getoption),
                 health=readings,
             )
             self._writer = RunWriter(self._runs / run_id, header)
@@ -211,9 +217,9 @@ class SuitePlugin:
             if len(self._recorded) == session.testscollected:
                 self._writer.end(int(exitstatus), self.run.place.readings())
             folder = self._writer.folder
-            run = read(self._writer.path)
-            write_csv(run, folder / "records.csv")
-            write_html(run, folder / "index.html")
+            loaded = load([self._writer.path])
+            write_csv(loaded, folder / "records.csv")
+            write_html(loaded, folder / "index.html")
 
     def pytest_unconfigure(self) -> None:
         """Let others have the board."""
@@ -266,10 +272,20 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
             "ddr_read_bytes": profile.ddr_read_bytes,
             "ddr_write_bytes": profile.ddr_write_bytes,
         },
+        compiled=_compiled(own.result) if own else {},
         bmodel_sha256=own.result.bmodel_sha256 if own else "",
         runtime=check.runtime,
         target=target,
     )
+
+
+def _compiled(result: Compiled) -> dict[str, int | float]:
+    """What was told when the bmodel was really compiled, be it in this run or long before."""
+    return {
+        "compile_seconds": sum(cost.seconds for cost in result.costs.values()),
+        "compile_peak_bytes": max(cost.peak_bytes for cost in result.costs.values()),
+        "bmodel_bytes": result.bmodel_bytes,
+    }
 
 
 def _in_words(error: BaseException | None) -> str:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compile.compiler import CompileError, compile_graph
+from compile.compiler import STAGE_TIMEOUT_S, CompileError, compile_graph
 from compile.options import Option, conflict, in_order
 from harness.check import Check
 from harness.jobs import job_of
+from harness.oracle import oracle_for
 from harness.parity import FROM_ANY_STATE, judge_from_random_state, judge_from_zero_state
 from harness.paths import cache_folder
-from harness.targets.torch import ReferenceTarget
-from reference.fast import Fast
 from reference.state import State
 from reports.schema import Stage
 from runtime.faults import LibraryMissing, RuntimeFault
@@ -45,11 +44,13 @@ PROMISING = (
     Option.IO_TAG,
     Option.IO_RELOC,
     Option.IN_REUSE,
+    Option.FLOAT_OUTPUT,
+    Option.TOPO_SORT,
     Option.NO_LAYER_GROUP,
 )
 """Every option, in the order in which it is tried: by what it gained on the default checkpoint."""
 
-_LEAST_S, _MOST_S = 60.0, 3600.0  # for a stage of a compile; what was begun in time may take a little longer
+_LEAST_S = 60.0  # for a stage of a compile: what was begun in time may take a little longer
 _SIMULATED_PARAMETERS = 8_000_000  # more, and the simulator takes minutes for what is judged
 
 
@@ -170,12 +171,27 @@ def judge_best(attempts: Sequence[Attempt], judge: Callable[[Options], Parity]) 
 
 
 def compile_attempt(
-    case: Case, model: Model, toolchain: Toolchain, *, timeout_s: float, say: Callable[[str], None]
+    case: Case,
+    model: Model,
+    toolchain: Toolchain,
+    *,
+    left_s: float,
+    say: Callable[[str], None],
+    timeout_s: float = STAGE_TIMEOUT_S,
 ) -> Attempt:
-    """Compile a case, or find it compiled; a failure is an attempt as well."""
+    """Compile a case, or find it compiled; a failure is an attempt as well.
+
+    Args:
+        case: what to compile.
+        model: its checkpoint.
+        toolchain: the compiler.
+        left_s: of the search's budget, and so for each stage, but a little in any case.
+        say: receives one line of progress at a time.
+        timeout_s: for each stage, however much is left.
+    """
     job = job_of(case, model, toolchain)
     try:
-        bmodel = compile_graph(job, cache_folder(), say=say, timeout_s=min(max(timeout_s, _LEAST_S), _MOST_S))
+        bmodel = compile_graph(job, cache_folder(), say=say, timeout_s=min(max(left_s, _LEAST_S), timeout_s))
     except CompileError as error:
         return Attempt(options=case.options, compiled=None, stage=Stage(error.stage.value), message=str(error))
     return Attempt(options=case.options, compiled=bmodel.result)
@@ -196,15 +212,22 @@ class ParityJudge:
     """Judges cases of one checkpoint as the suite ``parity`` does, each with an engine of its own."""
 
     def __init__(
-        self, model: Model, toolchain: Toolchain, place: Place, limits: Limits, *, say: Callable[[str], None]
+        self,
+        model: Model,
+        toolchain: Toolchain,
+        place: Place,
+        limits: Limits,
+        *,
+        say: Callable[[str], None],
+        timeout_s: float = STAGE_TIMEOUT_S,
     ) -> None:
-        """*place* opens the engines, *limits* are the caps of the cases' precision."""
+        """*place* opens the engines, *limits* are the caps of the cases' precision, *timeout_s* limits each stage."""
         self._model = model
         self._toolchain = toolchain
         self._say = say
+        self._timeout_s = timeout_s
         self._place = place
         self._limits = limits
-        self._oracle = ReferenceTarget(Fast(model.checkpoint, torch.float64))
         self._state = State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
 
     def judge(self, case: Case) -> Parity:
@@ -214,15 +237,17 @@ class ParityJudge:
             LibraryMissing: there is no simulator, which says nothing about the case.
         """
         check = Check(limits=self._limits, stage=Stage.LOAD)
+        oracle = oracle_for(self._model.checkpoint, case.quantization)
         try:
-            bmodel = compile_graph(job_of(case, self._model, self._toolchain), cache_folder(), say=self._say)
+            job = job_of(case, self._model, self._toolchain)
+            bmodel = compile_graph(job, cache_folder(), say=self._say, timeout_s=self._timeout_s)
             self._say(f"{case.id}: running on {self._place.label} …")
             with self._place.open([bmodel.path]) as engine:
                 check.stage = Stage.RUN
-                judge_from_zero_state(check, engine, case, self._model, self._oracle)
+                judge_from_zero_state(check, engine, case, self._model, oracle)
                 if case.graph.kind in FROM_ANY_STATE:
                     check.stage = Stage.RUN
-                    judge_from_random_state(check, engine, case, self._model, self._oracle, self._state)
+                    judge_from_random_state(check, engine, case, self._model, oracle, self._state)
         except CompileError as error:
             return Parity(stage=Stage(error.stage.value), message=str(error), metrics={})
         except LibraryMissing:

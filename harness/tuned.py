@@ -13,8 +13,8 @@ TUNED = Path(__file__).parent.parent / "suites" / "tuned.toml"
 
 _HEADING = """\
 # The compiler options that `rwkv-tpu tune CASE --record` found best: the fewest predicted cycles among those whose
-# bmodel passes parity on the simulator. `judged_on` is the checkpoint that was run there: the default synthetic one,
-# where the case's own is too large. No options: none that was tried beats the flags that every graph gets.
+# bmodel passes parity on the simulator. `judged_on` is the checkpoint that was run there: the one that ships with
+# the project, where the case's own is too large. No options: none that was tried beats the flags that every graph gets.
 """
 
 

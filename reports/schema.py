@@ -54,6 +54,15 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     why_unavailable: str = ""
 
 
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a check is expected to fail, as the list of expected failures says."""
+
+    reason: str
+    link: str = ""  # to the report of the fault
+    since: str = ""  # ISO 8601 date of the entry
+    look_again: str = ""  # ISO 8601 date
+
+
 class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True):
     """Where every record of the file comes from."""
 
@@ -67,6 +76,8 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     checkpoint: dict[str, str | int]  # name, container, SHA-256, sizes, codec
     grid: dict[str, str]  # name, SHA-256 of the file
     limits_sha256: str
+    options: dict[str, str] = msgspec.field(default_factory=dict)  # of the suites, defaults included
+    data: dict[str, str] = msgspec.field(default_factory=dict)  # SHA-256 of files that the harness reads
     machine: dict[str, str | int]  # system, processor, cores, memory_bytes, python
     packages: dict[str, str]
     health: tuple[Reading, ...] = ()  # of the board, before the first case; none of the plain simulator
@@ -94,9 +105,11 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     predicted: dict[str, int | float] = msgspec.field(
         default_factory=dict
     )  # by the compiler's cycle profile: no measurement
+    compiled: dict[str, int | float] = msgspec.field(default_factory=dict)  # time, memory and size
     bmodel_sha256: str = ""
     runtime: dict[str, str] = msgspec.field(default_factory=dict)  # versions and hashes of the libraries that ran
     target: str = ""  # as in the line of type "run": a record that stands alone still tells
+    expected: Expected | None = None  # of an expected failure: why
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True):
@@ -118,6 +131,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     records: tuple[Record, ...]
     end: End | None
+    cut_line: int | None = None  # the number of the line that was not written to its end
 
     @property
     def interrupted(self) -> bool:
@@ -126,14 +140,19 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(path: Path) -> RunFile:
-    """Read a records file.
+    """Read a records file. Raises as `parse` does, and OSError where the file cannot be had."""
+    return parse(path.read_bytes(), path)
+
+
+def parse(text: bytes, path: Path) -> RunFile:
+    """Make sense of the contents of a records file; *path* is its name in an error.
 
     Raises:
-        RecordsError: a line does not parse, is out of place, or the last line's count is wrong. An incomplete very
-            last line is what a killed run leaves: it is dropped, and the run is called interrupted.
+        RecordsError: a line does not parse, is out of place, or the last line's count is wrong; names the line. An
+            incomplete very last line is what a killed run leaves: the run is called interrupted, and ``cut_line`` of
+            the result names it.
     """
     decoder = msgspec.json.Decoder(Line)
-    text = path.read_bytes()
     lines = text.split(b"\n")
     incomplete = lines.pop()  # empty where the file ends with a newline, as it should
     parsed: list[Line] = []
@@ -142,16 +161,22 @@ def read(path: Path) -> RunFile:
             parsed.append(decoder.decode(line))
         except msgspec.DecodeError as error:
             raise RecordsError(f"{path}:{number}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise RecordsError(f"{path}:{number}: should be UTF-8, but {error}") from error
     if not parsed or not isinstance(parsed[0], Run):
         raise RecordsError(f"{path}:1: should be the line of type 'run'")
     run = parsed[0]
     if run.schema != VERSION:
         raise RecordsError(f"{path}:1: schema version {run.schema}, but this release reads {VERSION}")
-    end = parsed[-1] if isinstance(parsed[-1], End) and not incomplete else None
-    middle = parsed[1:-1] if isinstance(parsed[-1], End) else parsed[1:]
-    records = tuple(line for line in middle if isinstance(line, Record))
-    if len(records) != len(middle):
-        raise RecordsError(f"{path}: a line of type 'run' or 'end' stands between the records")
+    last = parsed[-1]
+    end = last if isinstance(last, End) and not incomplete else None
+    records = []
+    for number, between in enumerate(parsed[1 : -1 if isinstance(last, End) else None], 2):
+        if not isinstance(between, Record):
+            raise RecordsError(f"{path}:{number}: a line of type 'run' or 'end' stands between the records")
+        records.append(between)
     if end is not None and end.records != len(records):
-        raise RecordsError(f"{path}: the last line counts {end.records} records, but there are {len(records)}")
-    return RunFile(run=run, records=records, end=end)
+        raise RecordsError(
+            f"{path}:{len(parsed)}: the last line counts {end.records} records, but there are {len(records)}"
+        )
+    return RunFile(run=run, records=tuple(records), end=end, cut_line=len(lines) + 1 if incomplete else None)

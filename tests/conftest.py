@@ -48,7 +48,7 @@ def toolchain() -> Toolchain:
 
 @dataclass(frozen=True)
 class RwkvBmodels:
-    """The default synthetic checkpoint, compiled."""
+    """The model that ships, compiled."""
 
     model: Model
     libraries: Path

@@ -24,6 +24,7 @@ PREDICTED = {
     "ddr_read_bytes": 1_500_000,
     "ddr_write_bytes": 90_000,
 }
+COMPILED = {"compile_seconds": 8.25, "compile_peak_bytes": 400_000_000, "bmodel_bytes": 6_848_512}
 TIMES = {"decode_ms_at_0": 5.0, "load_ms": 900.0, "device_memory_bytes": 100_000_000.0}
 
 
@@ -40,6 +41,8 @@ def a_run(**changes: Any) -> Run:
         "checkpoint": {"name": "tiny", "sha256": "s0", "n_layer": 2},
         "grid": {"name": "smoke", "sha256": "g0"},
         "limits_sha256": "l0",
+        "options": {"device": "cmodel", "grid": "smoke"},
+        "data": {"vocabulary": "v0"},
         "machine": {"processor": "p0", "cores": 2},
         "packages": {"numpy": "2", "rwkv-tpu-harness": "0.1.0"},
     }
@@ -61,13 +64,14 @@ def a_record(case: str = DECODE, check: str = "from_zero_state", **changes: Any)
         "seconds": 1.5,
         "metrics": METRICS,
         "predicted": PREDICTED,
+        "compiled": COMPILED,
         "bmodel_sha256": f"b-{case}",
         "runtime": {"kind": "cmodel", "libbmlib": "1"},
         "target": "cmodel",
     }
     for name, value in changes.items():
         fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
-    for name in ("metrics", "predicted"):
+    for name in ("metrics", "predicted", "compiled"):
         fields[name] = {key: value for key, value in fields[name].items() if value != "absent"}
     return Record(**fields)
 

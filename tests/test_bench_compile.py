@@ -1,5 +1,8 @@
 """``rwkv-tpu bench-compile``: its rows, its rule of 1 %, its tables and exit codes; the compiler's tools are fakes."""
 
+import argparse
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -8,16 +11,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compile.graphs.block import Rwkv7Block
+from compile.profile import Profile
+from compile.storage import Matrices, Storage
 from compile.toolchain import RECEIPT, Toolchain
-from harness.bench_compile import Result, Verdict, judge, loop_row, passed
-from harness.bench_report import cells
-from harness.checkpoints import DEFAULT_SHAPE
+from harness.bench_compile import Result, Verdict, bench_compile, judge, loop_row, passed
+from harness.bench_report import cells, narrow_cells, narrow_storage_cells
 from harness.cli import main
+from harness.commands.bench_compile import _print
 from harness.compile_rows import Row, RowsError, read_rows, record, write_rows
 from harness.sizes import BY_BLOCK, SIZES
+from harness.stage_timeout import parse_stage_timeout
+from harness.training.recipe import SMALL
 from reference.shape import LoraRanks, ModelShape
 from tests.a_receipt import a_receipt
 
@@ -26,7 +34,9 @@ SHAPE = ModelShape(
 )
 
 TRANSFORM = """
-import sys, onnx
+import os, sys, time, onnx
+if os.path.exists(os.path.join(os.path.dirname(sys.argv[0]), "hang")):
+    time.sleep(600)
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 nodes = onnx.load(options["--model_def"]).graph.node
 open(options["--mlir"], "w").write("".join(f'loc("{n.output[0]}_{n.op_type}")\\n' for n in nodes))
@@ -60,7 +70,7 @@ def cycles(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("RWKV_TPU_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setitem(SIZES, "tiny", DEFAULT_SHAPE)
+    monkeypatch.setitem(SIZES, "tiny", SMALL)
     monkeypatch.setitem(BY_BLOCK, "huge", SHAPE)
     receipt = a_receipt()
     toolchain = Toolchain(cache / "toolchains" / "1.30.2-0", receipt)
@@ -224,6 +234,148 @@ def test_loop(bench, cycles, tmp_path):
         for row in json.loads((tmp_path / "docs" / "performance-rows.json").read_text())["rows"]
     ]
     assert loops == [3_000_000, None, None]
+
+
+def test_the_ratio(bench, cycles, tmp_path):
+    """The loop beside a row shows how many times longer it takes; an earlier loop's ratio is marked as that."""
+    cycles(n2_F16=2_000_000, n2_W4F16=1, n1_F16=500_000)
+    _, out, _ = bench("--only", "tiny*F16")
+    assert "3.75*" in out
+    cycles(n2_F16=2_000_000, n2_W4F16=1, n1_F16=500_000, n2_F16_loop=3_000_000)
+    _, out, _ = bench("--loop")
+    assert re.search(r"met +\S+% +1\.50 ", out)
+    found = json.loads((tmp_path / "docs" / "performance-rows.json").read_text())["rows"]
+    assert [row["times_faster_than_loop"] for row in found] == [1.5, None, None]
+
+
+def test_a_stage_that_takes_too_long(bench, rows, tmp_path):
+    """It is stopped at the limit that was asked for; the row says which stage it was, and the status is 1."""
+    (tmp_path / "cache" / "toolchains" / "1.30.2-0").joinpath(
+        "lib/python3.10/site-packages/tpu_mlir/python/tools/hang"
+    ).touch()
+    status, out, _ = bench("--only", "huge", "--stage-timeout", "1")
+    assert status == 1
+    (row,) = json.loads((tmp_path / "docs" / "performance-rows.json").read_text())["rows"]
+    assert re.match(r"transform of decode F16 \[\w+\]: was stopped at its time limit after 1 s", row["error"])
+    assert row["verdict"] == "does not compile"
+    assert "does not" in out
+    assert read_rows(rows) == ROWS
+
+
+def test_a_graph_that_refuses(cycles, monkeypatch, tmp_path):
+    """A graph that cannot be written is a row that does not compile; the rows after it are compiled."""
+
+    def refuse(*_, **__):
+        raise ValueError("T is 1, but should be a multiple of 16")
+
+    monkeypatch.setattr("harness.bench_compile.Rwkv7Block", type("Refuses", (Rwkv7Block,), {"__init__": refuse}))
+    cycles(n2_F16=1)
+    toolchain = Toolchain(tmp_path / "cache" / "toolchains" / "1.30.2-0", a_receipt())
+    refused, fine = bench_compile([ROWS[2], ROWS[0]], toolchain)
+    assert "export of decode F16" in refused.error
+    assert "but should be a multiple of 16" in refused.error
+    assert fine.cycles == 1
+    assert not (tmp_path / "cache" / "failed").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--rows", "nowhere.toml"], 1, "nowhere.toml: "),
+        (["--stage-timeout", "0"], 2, "--stage-timeout"),
+        (["--stage-timeout", "nan"], 2, "--stage-timeout"),
+        (["--stage-timeout", "1e9"], 2, "--stage-timeout"),
+        (["--stage-timeout", "soon"], 2, "--stage-timeout"),
+        (["--out", __file__], 2, "--out"),
+        (["--only", "["], 2, "no row has '['"),
+        (["--toolchain", "9.9"], 1, "rwkv-tpu toolchain install 9.9"),
+    ],
+)
+def test_what_cannot_be_met(bench, arguments, status, message):
+    """It is said in a sentence, before anything is compiled."""
+    found, out, errors = bench(*arguments)
+    assert found == status
+    assert message in " ".join(errors.replace("│", "").split())
+    assert "Traceback" not in errors
+    assert "[1/" not in out
+
+
+@given(st.text(max_size=8) | st.floats().map(str) | st.integers().map(str))
+def test_limits(text):
+    """Whatever is typed as a time limit is seconds from one to a week, or is refused in words."""
+    try:
+        assert 1 <= parse_stage_timeout(text) == float(text) <= 7 * 24 * 3600
+    except argparse.ArgumentTypeError as error:
+        assert "should be seconds, 1 to 604,800" in str(error)  # noqa: PT017 - both ways out are right
+
+
+CYCLES = st.integers(10**6, 10**10)
+RESULTS = st.builds(
+    Result,
+    row=st.builds(
+        Row,
+        case=st.sampled_from(["decode-F16-chunk", "prefill_all_4096-W4F16-chunk", "decode-W4F16-chunk+no_topo_sort"]),
+        size=st.sampled_from(["0.1B", "2.9B"]),
+        block=st.none() | st.integers(10, 31),
+        target_ms=st.floats(0.1, 1e4),
+        loop_ms=st.none() | st.floats(0.1, 1e4),
+        first_ms=st.none() | st.floats(0.1, 1e4),
+        prototype_ms=st.none() | st.floats(0.1, 1e4),
+        best=st.just({}) | st.fixed_dictionaries({"1": st.integers(10**6, 10**9)}),
+    ),
+    release=st.just("1"),
+    profile=st.none()
+    | st.builds(
+        Profile,
+        predicted_cycles=CYCLES,
+        **dict.fromkeys(("tiu_instructions", "gdma_instructions", "flops"), st.just(1)),
+        **dict.fromkeys(("ddr_read_bytes", "ddr_write_bytes", "ddr_copy_bytes"), st.just(1)),
+    ),
+    storage=st.none()
+    | st.builds(
+        Storage,
+        matrices=st.lists(
+            st.builds(
+                Matrices, bits=st.sampled_from([4, 8, 16, 32]), count=st.integers(1, 999), bytes=st.integers(1, 10**9)
+            ),
+            max_size=4,
+            unique_by=lambda one: one.bits,
+        ).map(tuple),
+        operations=st.integers(1, 99_999),
+        f32_operations=st.integers(1, 99_999),
+    ),
+    floor_ns=st.none() | st.floats(1e5, 1e10),
+    loop_cycles=st.none() | CYCLES,
+)
+
+
+@settings(max_examples=20)
+@given(st.lists(RESULTS, min_size=1, max_size=3))
+def test_eighty_columns(results):
+    """On a terminal of 80 columns no line is longer, and every figure of every row is there in one piece."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        _print(results, "title")
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(shown.getvalue().split())
+    for result in results:
+        figures = [*narrow_cells(result)[1:], *(narrow_storage_cells(result) or [""])[1:]]
+        assert set(" ".join(figures).split()) <= words
+        assert all(
+            part in words for part in narrow_cells(result)[0].split() if part.strip(",*").replace(".", "").isdigit()
+        )
+
+
+@pytest.mark.long
+@pytest.mark.toolchain
+def test_a_real_loop(toolchain, monkeypatch):
+    """The compiler itself makes the loop beside a row of a tiny size, and it is the slower one."""
+    monkeypatch.setitem(SIZES, "tiny", SMALL)
+    (result,) = bench_compile(ROWS[:1], toolchain, loop=True)
+    assert result.error == ""
+    assert result.times_faster > 2
 
 
 def test_which_loops():

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compile.compiler import Compiled
+from compile.compiler import Compiled, compile_graph
+from compile.graphs.model import Rwkv7
 from compile.options import Option, conflict, in_order
 from compile.profile import read_profile
 from compile.spec import GraphKind, GraphSpec, Quantization
@@ -83,7 +84,7 @@ def test_a_case(rwkv_tpu, tmp_path):
     out, _ = rwkv_tpu("profile", "decode-F16-chunk", "--html", tmp_path / "t.html", "--top", 3)
     cycles = read_profile(PROFILE).predicted_cycles
     assert "predicted, no measurement" in out
-    assert "decode-F16-chunk of synthetic-L2-C128-V320-s0, TPU-MLIR 1.30.2" in out
+    assert "decode-F16-chunk of tiny, TPU-MLIR 1.30.2" in out
     assert f"{cycles / 1e6:.4f} ms" in out
     assert f"at {read_rates()['1.30.2'].best.bytes_per_ns:.2f} GB/s" in out
     assert "share of the floor's speed reached" in out
@@ -112,8 +113,19 @@ def test_a_file(rwkv_tpu):
     ("arguments", "status", "message"),
     [
         (["--file", "nowhere.txt"], 1, "nowhere.txt: no such file"),
-        (["decode-F16"], 1, "no case 'decode-F16': three parts"),
-        (["decode-F16-chunk", "--against", "x"], 1, "no case 'x'"),
+        (["decode-F16"], 2, "no case 'decode-F16': three parts"),
+        ([""], 2, "no case '': three parts"),
+        (["prefill_0-F16-chunk"], 2, "decode takes 1, the others 2 to 4,096"),
+        (["prefill_4097-F16-chunk"], 2, "decode takes 1, the others 2 to 4,096"),
+        ([f"prefill_{'9' * 5000}-F16-chunk"], 2, "no case"),
+        (["decode-F16-chunk+[/x]"], 2, "no option '[/x]'"),
+        (["decode-F16-chunk+no_topo_sort+topo_sort"], 2, "topo_sort takes away what no_topo_sort adds"),
+        (["decode-F16-chunk", "--against", "x"], 2, "no case 'x'"),
+        (["decode-F16-chunk", "--against", ""], 2, "no case ''"),
+        (["decode-F16-chunk", "--html", "nowhere/t.html"], 2, "but there is no folder nowhere"),
+        (["decode-F16-chunk", "--trace", "."], 2, "but is a folder"),
+        (["decode-F16-chunk", "--stage-timeout", "0.5"], 2, "--stage-timeout"),
+        (["decode-F16-chunk", "--checkpoint", "nowhere.pth"], 1, "nowhere.pth: cannot be read"),
         (["decode-F16-chunk", "--file", "p.txt"], 2, "and not both"),
         (["--against", "decode-F16-chunk"], 2, "name a CASE"),
         (["decode-F16-chunk", "--against", "decode-F16-chunk", "--against-file", "p.txt"], 2, "exclude each other"),
@@ -127,6 +139,43 @@ def test_mistakes(rwkv_tpu, arguments, status, message):
     """What cannot be met is said in a sentence; nothing is printed before."""
     _, errors = rwkv_tpu("profile", *arguments, status=status)
     assert message in " ".join(errors.replace("│", "").split())
+    assert "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_graph_that_refuses(rwkv_tpu, monkeypatch):
+    """A length that a variant cannot be written for is a mistake of the command line, told in the graph's words."""
+
+    class Refuses(Rwkv7):
+        def __init__(self, *_, T, **__):
+            raise ValueError(f"{T} tokens, but should be a multiple of 16")
+
+    monkeypatch.setitem(VARIANTS, "refuses", Refuses)
+    _, errors = rwkv_tpu("profile", "prefill_17-F16-refuses", status=2)
+    assert "export of prefill_17 F16" in errors
+    assert "17 tokens, but should be a multiple of 16" in errors
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("typed", [[], ["--stage-timeout", "7"]])
+def test_the_time_limit(rwkv_tpu, monkeypatch, typed):
+    """The limit that is asked for, or an hour, is that of the stages, and of the sweep's products."""
+    limits = []
+
+    def swept(*_, timeout_s, **__):
+        limits.append(timeout_s)
+        return read_rates()["1.30.2"].products
+
+    def found(job, cache, *, say, timeout_s):
+        limits.append(timeout_s)
+        return compile_graph(job, cache, say=say)
+
+    monkeypatch.setattr("harness.commands.profile.sweep", swept)
+    monkeypatch.setattr("harness.commands.profile.keep_rates", lambda *_: read_rates()["1.30.2"])
+    monkeypatch.setattr("harness.profiles.compile_graph", found)
+    rwkv_tpu("profile", "decode-F16-chunk", *typed)
+    rwkv_tpu("profile", "--sweep", *typed)
+    assert limits == [7.0 if typed else 3600.0] * 2
 
 
 CASES = st.builds(
@@ -157,7 +206,7 @@ def test_ids(case):
         ("prefill-F16-chunk", "'prefill' is none of"),
         ("prefill_x-F16-chunk", "'prefill_x' is none of"),
         ("prefill_²-F16-chunk", "'prefill_²' is none of"),
-        ("prefill_1-F16-chunk", "the others at least 2"),
+        ("prefill_1-F16-chunk", "the others 2 to 4,096"),
         ("decode-F17-chunk", "'F17' is none of F32, F16"),
         ("decode-F16-chunks", "'chunks' is none of chunk"),
         ("decode-F16-chunk+", "no option ''"),

@@ -37,6 +37,7 @@ class FakeCompiler:
         cycles: to subtract for a flag that stands there; None where that does not compile.
         works: whether anything compiles.
         jobs: what was asked for.
+        limits: for each stage of each of them, in seconds.
     """
 
     def __init__(self, folder):
@@ -44,10 +45,12 @@ class FakeCompiler:
         self.cycles = {}
         self.works = True
         self.jobs = []
+        self.limits = []
 
-    def __call__(self, job, cache, *, say, timeout_s=0.0):  # noqa: ARG002 - the arguments of compile_graph
+    def __call__(self, job, cache, *, say, timeout_s):  # noqa: ARG002 - the arguments of compile_graph
         """Compile."""
         self.jobs.append(job)
+        self.limits.append(timeout_s)
         cycles = [self.cycles[flag] for flag in job.flags if flag in self.cycles]
         if not self.works or None in cycles:
             raise CompileError(
@@ -144,7 +147,7 @@ def test_the_best_is_found_and_kept(compiler, verdicts, rwkv_tpu, tmp_path):
             toolchain="1.30.2",
             options=(Option.OPT1,),
             predicted_cycles=49_600,
-            judged_on="synthetic-L2-C128-V320-s0",
+            judged_on="tiny",
         ),
     )
 
@@ -164,6 +167,28 @@ def test_what_a_graph_has_anyway(compiler, rwkv_tpu, monkeypatch):
     out, _ = rwkv_tpu("decode-F16-chunk", "--options", "opt1,io_tag,quant_output", "--no-parity")
     assert "had anyway by a graph of this kind: opt1, quant_output" in out
     assert len(compiler.jobs) == 2
+
+
+def test_a_flag_is_taken_away(compiler, rwkv_tpu):
+    """Decode is tried without a flag that it gets anyway; for prefill, which has not got it, that changes nothing."""
+    out, _ = rwkv_tpu("decode-F16-chunk", "--options", "topo_sort,float_output", "--no-parity")
+    tried = [set(job.flags) for job in compiler.jobs]
+    assert tried == [{"--disable_topo_sort", "--quant_output"}, {"--quant_output"}, {"--disable_topo_sort"}, set()]
+    out, _ = rwkv_tpu("prefill_16-F16-chunk", "--options", "topo_sort,float_output", "--no-parity")
+    assert "had anyway by a graph of this kind: topo_sort" in out
+    assert [set(job.flags) for job in compiler.jobs[4:]] == [{"--quant_output"}, set()]
+
+
+@pytest.mark.usefixtures("verdicts")
+def test_the_time_limit(compiler, rwkv_tpu):
+    """A stage has as long as was asked for, or an hour, and no longer than what is left of the budget."""
+    rwkv_tpu("decode-F16-chunk", "--options", "opt1", "--budget", "600")
+    assert compiler.limits == [3600.0, 3600.0]
+    rwkv_tpu("decode-F16-chunk", "--options", "opt1", "--stage-timeout", "7")
+    assert compiler.limits[2:] == [7.0, 7.0]
+    rwkv_tpu("decode-F16-chunk", "--options", "opt1", "--budget", "2", "--stage-timeout", "5000")
+    assert compiler.limits[4] == 5000.0
+    assert 100 < compiler.limits[5] <= 120
 
 
 def test_no_budget(compiler, rwkv_tpu):
@@ -205,15 +230,20 @@ def test_a_large_checkpoint_is_judged_by_a_small_one(monkeypatch, rwkv_tpu):
     """What does not fit the simulator is judged by the default checkpoint with the same options, and that is said."""
     monkeypatch.setattr("harness.commands.tune.fits_simulator", lambda model: False)  # noqa: ARG005 - its signature
     out, _ = rwkv_tpu("decode-F16-chunk", "--options", "opt1")
-    assert "is too large for the simulator; synthetic-L2-C128-V320-s0 is judged instead" in out
+    assert "is too large for the simulator; tiny is judged instead" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["decode-F16-chunk+opt1"], 2, "name the case without options: decode-F16-chunk"),
-        (["decode-F16"], 1, "no case 'decode-F16'"),
-        (["decode-F16-chunk", "--options", "opt3"], 1, "no option 'opt3' of the compiler; there are high_precision"),
+        (["decode-F16"], 2, "no case 'decode-F16'"),
+        ([""], 2, "no case ''"),
+        (["prefill_0-F16-chunk"], 2, "decode takes 1, the others 2 to 4,096"),
+        (["decode-F16-chunk", "--options", ","], 2, "no option ''"),
+        (["decode-F16-chunk", "--stage-timeout", "-1"], 2, "--stage-timeout"),
+        (["decode-F16-chunk", "--checkpoint", "nowhere.pth"], 1, "nowhere.pth: cannot be read"),
+        (["decode-F16-chunk", "--options", "opt3"], 2, "no option 'opt3' of the compiler; there are float_output"),
         (["decode-F16-chunk", "--size", "3B"], 2, "0.1B"),
         (["decode-F16-chunk", "--record", "--no-parity"], 2, "--record keeps what passed parity"),
         (["decode-F16-chunk", "--budget", "-1"], 2, "--budget"),

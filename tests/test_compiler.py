@@ -1,6 +1,7 @@
 """Compiling: the real toolchain on a tiny model, the cache, and every way to fail."""
 
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compile.compiler import CompileError, Job, Stage, compile_graph
+from compile.compiler import CompileError, Job, RefusedError, Stage, compile_graph
 from compile.export import export
 from compile.flags import needed_flags
 from compile.graphs.model import Block, ChannelMix, Rwkv7
@@ -154,13 +155,51 @@ def test_failing_stages(fake, tmp_path, monkeypatch, what, stage, reason):
     assert what == "lost" or not compile_graph(fake, tmp_path / "cache").cached
 
 
-def test_time_limit(fake, tmp_path, monkeypatch):
-    """A tool that hangs is stopped at its limit, with all that it started."""
-    monkeypatch.setenv("FAKE", "model_deploy.py:sleep")
+@pytest.mark.parametrize(("tool", "stage"), [("model_transform.py", Stage.TRANSFORM), ("model_deploy.py", Stage.LOWER)])
+def test_time_limit(fake, tmp_path, monkeypatch, tool, stage):
+    """A tool that hangs is stopped at its limit, with all that it started; the error names the stage."""
+    monkeypatch.setenv("FAKE", f"{tool}:sleep")
     start = time.monotonic()
-    with pytest.raises(CompileError, match="stopped at its time limit"):
+    with pytest.raises(CompileError, match=f"^{stage.value} of decode .*stopped at its time limit") as caught:
         compile_graph(fake, tmp_path / "cache", timeout_s=3)
+    assert caught.value.stage is stage
     assert time.monotonic() - start < 60
+
+
+def test_a_graph_that_refuses(fake, tmp_path):
+    """What cannot be written as a graph is said in its words, without a log that there is not; nothing is kept."""
+
+    class Refuses(Rwkv7):
+        def __init__(self, *_, T, **__):
+            raise ValueError(f"{T} tokens, but should be a multiple of 16")
+
+    job = dataclasses.replace(fake, variant=Refuses, spec=GraphSpec(kind=GraphKind.PREFILL, T=17))
+    with pytest.raises(RefusedError, match=r"^export of prefill_17 F16 .*refuses: 17 tokens") as caught:
+        compile_graph(job, tmp_path / "cache")
+    assert caught.value.stage is Stage.EXPORT
+    assert "log:" not in str(caught.value)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_dir() and path.name != "bmodels"]
+
+
+def test_a_source_that_is_edited_meanwhile(fake, tmp_path):
+    """A result has the key that was asked for, whatever becomes of the sources; a new job has another key."""
+    source = tmp_path / "edited.py"
+    source.write_text("from compile.graphs.model import Rwkv7\nclass Edited(Rwkv7):\n    pass\n")
+    spec = importlib.util.spec_from_file_location("edited", source)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "edited", module)
+        spec.loader.exec_module(module)
+        job = dataclasses.replace(fake, variant=module.Edited)
+
+        def edit(line):
+            if "transform" in line:
+                source.write_text(source.read_text() + "# edited\n")
+
+        made = compile_graph(job, tmp_path / "cache", say=edit)
+        assert "# edited" in source.read_text()
+        assert made.result.key == made.folder.name == job.key
+        assert dataclasses.replace(job).key != job.key
 
 
 def test_damaged_cache(fake, tmp_path):

@@ -46,6 +46,21 @@ class Pair:
     rules: str = ""
 
 
+def compiles(seconds):
+    """A side of runs, each of which tells of a compile in the records of two checks."""
+    made = []
+    for index, one in enumerate(seconds):
+        records = [a_record(check=check, compiled={"compile_seconds": one}) for check in "ab"]
+        made.append(MadeRun(tuple(records), {"id": f"r{index}"}))
+    return made
+
+
+def older(text):
+    """What an older harness would have written: no options, no hashes of data."""
+    return text.replace(b'"options":', b'"x":').replace(b'"data":', b'"y":')
+
+
+SECONDS = [8.0 + 0.01 * index for index in range(10)]
 GOOD = one(a_record(), a_record(PREFILL))
 SKIPPED = Outcome.SKIPPED
 EXPECTED = Outcome.EXPECTED_FAILURE
@@ -151,6 +166,15 @@ PAIRS = [
         one(a_record(metrics={"simulator_wall_ttft_ms": 9.0})),
         0,
     ),
+    # What the compile took.
+    Pair("a larger bmodel", GOOD, one(a_record(), a_record(PREFILL, compiled={"bmodel_bytes": 6_848_513})), 1, "x(1+"),
+    Pair("a smaller bmodel", GOOD, one(a_record(), a_record(PREFILL, compiled={"bmodel_bytes": 6_848_511})), 0, "IMPR"),
+    Pair("no size", GOOD, one(a_record(), a_record(PREFILL, compiled={"bmodel_bytes": "absent"})), 3, "not measured"),
+    Pair("one compile, slower", compiles([8.0]), compiles([16.5]), 0, "measured 1 and 1 times: no verdict"),
+    Pair("one compile, hardly slower", compiles([8.0]), compiles([8.5]), 0, "exit code 0: pass"),
+    Pair("many compiles, slower", compiles(SECONDS), compiles([1.3 * s for s in SECONDS]), 1, "REGRESSION: 1\n"),
+    Pair("many compiles, as fast", compiles(SECONDS), compiles(SECONDS[::-1]), 0, "exit code 0: pass"),
+    Pair("one compile in many runs", compiles([8.0] * 10), compiles([16.0] * 10), 0, "measured 1 and 1 times"),
     # Releases.
     Pair(
         "another release, another estimate",
@@ -208,6 +232,10 @@ PAIRS = [
     Pair("another package", GOOD, one(*GOOD[0].records, run={"packages": {"numpy": "3"}}), 3, "numpy 2 -> numpy 3"),
     Pair("another library", one(a_record()), one(a_record(runtime={"libbmlib": "2"})), 3, "runtime.libbmlib"),
     Pair("a name that nothing has", GOOD, GOOD, 3, "no such part", args=("--allow", "machines")),
+    Pair("other depths", GOOD, one(*GOOD[0].records, run={"options": {"depths": "0,512"}}), 3, "absent -> 0,512"),
+    Pair("an option told elsewhere", GOOD, one(*GOOD[0].records, run={"options": {"grid": "./smoke.toml"}}), 0),
+    Pair("an older harness, without options", one(*GOOD[0].records, mangle=older), GOOD, 0, "exit code 0: pass"),
+    Pair("another vocabulary", GOOD, one(*GOOD[0].records, run={"data": {"vocabulary": "v1"}}), 3, "data.vocabulary"),
     # Files.
     Pair("interrupted", GOOD, one(*GOOD[0].records, complete=False), 3, "interrupted after 2 records"),
     Pair("interrupted, and worse", GOOD, one(failed(), complete=False), 1, "also 3: nothing measured"),

@@ -10,11 +10,13 @@ from harness.gate.exact import is_better, is_worse
 from harness.gate.finding import Finding, Kind, exit_code
 from harness.gate.rules import Better, Rule, load_rules
 from reports.schema import Outcome, Stage
-from tests.gate_runs import METRICS, PREDICTED, MadeRun, a_record, in_memory, launches
+from tests.gate_runs import COMPILED, METRICS, PREDICTED, MadeRun, a_record, in_memory, launches
 
 RULES = load_rules()
 NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-NAMES = st.sampled_from([*METRICS, *PREDICTED, "decode_ms_at_0", "load_ms", "ttft_p95_ms", "simulator_wall_x", "new"])
+NAMES = st.sampled_from(
+    [*METRICS, *PREDICTED, "decode_ms_at_0", "load_ms", "ttft_p95_ms", "simulator_wall_x", "new", *COMPILED]
+)
 RECORDS = st.builds(
     lambda case, check, outcome, stage, metrics: a_record(
         case, check, outcome=outcome, stage=stage if outcome is Outcome.FAILED else None, metrics=metrics

@@ -5,7 +5,7 @@ import pytest
 from harness.gate.rules import Better, How, RulesError, load_rules
 from harness.throughput.figures import chunk_figures, prompt_figures, window_figures
 from harness.throughput.sample import Sample, What
-from tests.gate_runs import METRICS, PREDICTED
+from tests.gate_runs import COMPILED, METRICS, PREDICTED
 
 CASE = "decode-F16-chunk"
 
@@ -28,7 +28,9 @@ def throughput_names():
     return [*figures, *told, "tpu_clock_lowest_mhz", "chip_temperature_highest_c", "canary_step_ms"]
 
 
-@pytest.mark.parametrize("name", [*METRICS, *PREDICTED, *throughput_names(), "near_ties", "exact_matches", "outcome"])
+@pytest.mark.parametrize(
+    "name", [*METRICS, *PREDICTED, *COMPILED, *throughput_names(), "near_ties", "exact_matches", "outcome"]
+)
 def test_every_metric_has_a_rule(name):
     """A metric that no rule knows would end every gate with 2."""
     rule(name)
@@ -73,6 +75,7 @@ def test_own_rules_stand_first(tmp_path):
         ('[[rule]]\nmetrics = ["x"]\ndifference = -1.0', "at least 0"),
         ('[[rule]]\nmetrics = ["x"]\ncompare = "noisy"', "floor"),
         ('[[rule]]\nmetrics = ["x"]\ncompare = "paired"\nratio = 1.5', "difference"),
+        ('[[rule]]\nmetrics = ["x"]\nrepeats_needed = false', "noisy"),
         ('[[rule]]\nmetrics = ["x"]\ncompare = "loosely"', "loosely"),
         ('[[rule]]\nmetric = ["x"]', "metric"),
         ("[[rule", "rules.toml"),

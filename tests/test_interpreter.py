@@ -177,7 +177,7 @@ def test_it_dies_with_its_parent(fake, tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    """The default synthetic checkpoint."""
+    """The model that ships."""
     return open_model(None)
 
 

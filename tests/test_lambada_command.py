@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.checkpoints import DEFAULT_SHAPE, open_model
+from harness.checkpoints import open_model
 from harness.cli import main
 from harness.lambada import documents
 from harness.lambada.protocol import to_text
@@ -21,10 +21,11 @@ from harness.lambada.results import Result, read
 from harness.lambada.statistics import Verdict, compare, summarise
 from harness.targets.base import Score
 from harness.targets.scorers import open_scorer
+from harness.training.recipe import SMALL
 from reference.formats import pth
 from reference.shape import LoraRanks, ModelShape
 from reference.state import State
-from reference.state_file import save_state
+from reference.state_file import Shifts, save_state
 from reference.synthetic import synthetic
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -211,7 +212,7 @@ def test_small_models(shared_data, command):
     assert (code, err) == (0, "")
     assert "N 12 of 5153" in out
     assert out.count("N 12, perplexity") == 2
-    assert "a small synthetic one, for want of --checkpoint" in out
+    assert "the model that ships, for want of --checkpoint" in out
     assert "torch-bf16 against torch, paired, N 12" in out
     assert "the paired log-likelihood is the verdict" in out
 
@@ -252,8 +253,8 @@ def test_a_larger_limit_computes_only_what_is_new(shared_data, command):
 
 def test_a_tuned_state(shared_data, tmp_path, command):
     """A state file changes the numbers, alike for naive and torch, and its results have a file of their own."""
-    state = State.random(DEFAULT_SHAPE, seed=1, dtype=torch.float32)
-    save_state(state, tmp_path / "state.pth", drop_shifts=True)
+    state = State.random(SMALL, seed=1, dtype=torch.float32)
+    save_state(state, tmp_path / "state.pth", shifts=Shifts.DROP)
     options = ["--limit", "2", "--data", shared_data / "lambada" / documents.FILE_NAME, "--json"]
     code, with_state, _ = command("naive", "torch", "--state", tmp_path / "state.pth", *options)
     assert code == 0
@@ -287,7 +288,7 @@ def test_errors_are_explained(shared_data, tmp_path, command):
 
 def test_a_broken_target(shared_data, tmp_path, command):
     """Logits beyond float32 are an error that counts the documents, not a perplexity; the results are kept."""
-    tensors = dict(synthetic(DEFAULT_SHAPE).tensors)
+    tensors = dict(synthetic(SMALL).tensors)
     tensors["head.weight"] = tensors["head.weight"] * 1e38
     pth.write(tensors, tmp_path / "huge.pth")
     options = ["--limit", "2", "--data", shared_data / "lambada" / documents.FILE_NAME]

@@ -38,6 +38,8 @@ def test_names(option):
         (Option.HIGH_PRECISION, ("--high_precision",)),
         (Option.IO_ALONE, ("--addr_mode", "io_alone")),
         (Option.IN_REUSE, ("--addr_mode", "in_reuse")),
+        (Option.TOPO_SORT, ()),
+        (Option.FLOAT_OUTPUT, ()),
         (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
     ],
 )
@@ -51,20 +53,23 @@ def test_the_tool_knows_every_flag(toolchain):
     """The installed release's model_deploy has each flag, and each address mode among its choices."""
     tool = (toolchain.package / "python" / "tools" / "model_deploy.py").read_text()
     for option in Option:
-        assert f'"{option_flags(option, 1)[0]}"' in tool
+        assert all(f'"{flag}"' in tool for flag in option_flags(option, 1)[:1])
     assert all(f"'{mode.value}'" in tool for mode in ADDRESS_MODES)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["opt3"], "no option 'opt3' of the compiler; there are high_precision, "),
+        (["opt3"], "no option 'opt3' of the compiler; there are float_output, "),
         ([""], "no option ''"),
         (["opt1", "opt1"], r"opt1\+opt1: one of them stands there twice"),
         (["io_alone", "io_tag"], "addressed in one way only"),
         (["io_reloc", "same_addr"], "same_addr makes a state"),
         (["no_layer_group", "opt1"], "without layer groups there is nothing"),
         (["no_topo_sort", "no_layer_group"], "without layer groups there is nothing"),
+        (["topo_sort", "no_layer_group"], "without layer groups there is nothing"),
+        (["no_topo_sort", "topo_sort"], "topo_sort takes away what no_topo_sort adds"),
+        (["float_output", "quant_output"], "float_output takes away what quant_output adds"),
     ],
 )
 def test_mistakes(names, message):
@@ -84,9 +89,12 @@ def test_conflicts_are_between_two(options):
 
 @given(SETS.filter(lambda options: not conflict(tuple(options))), st.integers(1, 61))
 def test_flags_add_up(options, n_layer):
-    """The flags that come first stay first, each option's follow once, and adding them again changes nothing."""
+    """The flags that come first stay first, but for those taken away; each option's follow once, also added again."""
     flags = with_options(("--disable_topo_sort", "--quant_output"), in_order(options), n_layer)
-    assert flags[:2] == ("--disable_topo_sort", "--quant_output")
+    kept = [("--disable_topo_sort", Option.TOPO_SORT), ("--quant_output", Option.FLOAT_OUTPUT)]
+    first = tuple(flag for flag, taken_by in kept if taken_by not in options)
+    assert flags[: len(first)] == first
+    assert all((flag in flags) == (taken_by not in options) for flag, taken_by in kept)
     assert len(set(flags)) == len(flags)
     assert all(set(option_flags(option, n_layer)) <= set(flags) for option in options)
     assert with_options(flags, in_order(options), n_layer) == flags

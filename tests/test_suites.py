@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from compile.toolchain import RECEIPT, Toolchain
 from reports.schema import Outcome, Stage, read
+from tests.a_receipt import a_receipt
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,11 +37,11 @@ def run_suites(tmp_path, *arguments, plugins=()):
 def test_trained_checkpoint_that_reverses(shared_data, tmp_path):
     """A trained model passes every suite on the simulator, and its bmodel reverses digit strings without a mistake."""
     checkpoint = shared_data / "reverse_l2_x070" / "reverse_x070_L2_D256_h64.pth"
-    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint))
+    done, run = run_suites(tmp_path, "--checkpoint", str(checkpoint), "--grid", "smoke")
     assert done.returncode == 0, done.stdout[-8000:]
     assert not run.interrupted
     assert {record.outcome for record in run.records} <= {Outcome.PASSED, Outcome.SKIPPED}
-    tasks = [record for record in run.records if record.suite == "task"]
+    tasks = [record for record in run.records if (record.suite, record.check) == ("task", "exact_match")]
     assert tasks
     assert all(record.metrics["exact_matches"] >= 10 for record in tasks)
     assert (tmp_path / "runs" / run.run.id / "index.html").is_file()
@@ -80,6 +83,28 @@ def test_options_of_the_compiler(tmp_path):
     assert record.case == "decode-F16-chunk+in_reuse"
     assert (record.outcome, record.stage) == (Outcome.FAILED, Stage.LOAD)
     assert "unknown addressing mode" in record.message
+
+
+def test_a_stage_that_takes_too_long(tmp_path, monkeypatch):
+    """A stage over the limit that was asked for is a failure recorded at that stage; a wrong limit is refused."""
+    cache = tmp_path / "cache"
+    found = Toolchain(cache / "toolchains" / "1.30.2-0", a_receipt())
+    tools = found.package / "python" / "tools"
+    tools.mkdir(parents=True)
+    found.python.parent.mkdir()
+    found.python.symlink_to(sys.executable)
+    (tools / "model_transform.py").write_text("import time; time.sleep(600)")
+    (found.root / RECEIPT).write_bytes(msgspec.json.encode(found.receipt))
+    monkeypatch.setenv("RWKV_TPU_CACHE", str(cache))
+    arguments = ("--grid", "smoke", "-k", "parity and decode and zero", "--stage-timeout")
+    done, run = run_suites(tmp_path, *arguments, "1")
+    assert done.returncode == 1, done.stdout[-8000:]
+    (record,) = run.records
+    assert (record.outcome, record.stage) == (Outcome.FAILED, Stage.TRANSFORM)
+    assert "was stopped at its time limit after 1 s" in record.message
+    done, _ = run_suites(tmp_path, *arguments, "0")
+    assert done.returncode == 4
+    assert "'0': should be seconds, 1 to 604,800" in done.stderr
 
 
 def test_throughput(tmp_path):
@@ -163,7 +188,7 @@ def test_help_and_header(toolchain, tmp_path):
     for word in (
         "target: BM1684X simulator",
         f"TPU-MLIR {toolchain.compiler_commit}",
-        "checkpoint: synthetic",
+        "checkpoint: tiny",
         "grid: default",
     ):
         assert word in done.stdout

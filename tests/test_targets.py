@@ -1,10 +1,13 @@
 """Every engine that can be chosen by name: against the naive recurrence, from a state that is not zero."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from compile.compiler import CompileError, Stage
 from compile.graphs.model import Rwkv7
+from compile.toolchain import RECEIPT
 from harness.checkpoints import Model, open_model
 from harness.metrics import logits_distance, state_nmse
 from harness.prompts import prompt
@@ -19,6 +22,7 @@ from reference.shape import LoraRanks, ModelShape
 from reference.state import State
 from reference.state_file import load_state, save_state
 from reference.synthetic import synthetic
+from tests.a_receipt import a_receipt
 from tokenizer.codec import Codec
 
 SHAPE = ModelShape(
@@ -168,3 +172,23 @@ def test_simulator(toolchain, tmp_path):
         assert any("libbmrt" in key for key in scorer.identity), scorer.identity
     for got_score, want_score in zip(got, want, strict=True):
         assert abs(got_score.log_probs - want_score.log_probs).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["compile_graph", "lowered"])
+def test_the_time_limit(model, monkeypatch, tmp_path, name):
+    """What compiles for a target has the limit that was asked for: bmodels and the compiler's dialects alike."""
+    limits = []
+
+    def stopped(*_, timeout_s, **__):
+        limits.append(timeout_s)
+        raise CompileError(Stage.TRANSFORM, "decode", "was stopped")
+
+    monkeypatch.setattr(f"harness.targets.{'scorers' if name == 'compile_graph' else 'interpreter'}.{name}", stopped)
+    monkeypatch.setenv("RWKV_TPU_CACHE", str(tmp_path))
+    root = tmp_path / "toolchains" / "1.30.2-0"
+    root.mkdir(parents=True)
+    (root / RECEIPT).write_bytes(msgspec.json.encode(a_receipt()))
+    target = CMODEL if name == "compile_graph" else "top"
+    with pytest.raises(CompileError), open_scorer(target, model, Compiled(stage_timeout_s=7.0)):
+        pass
+    assert limits == [7.0]

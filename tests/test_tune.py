@@ -13,8 +13,9 @@ from compile.compiler import Compiled
 from compile.options import Option, conflict, in_order
 from compile.profile import Profile
 from harness.cases import parse_case
-from harness.checkpoints import DEFAULT_SHAPE, open_model
+from harness.checkpoints import open_model
 from harness.sizes import SIZES, size_of
+from harness.training.recipe import SMALL
 from harness.tune import PROMISING, Attempt, Parity, fits_simulator, judge_best, search
 from harness.tuned import Tuned, TunedError, keep_tuned, read_tuned
 from reports.schema import Stage
@@ -168,9 +169,9 @@ def test_the_file(tmp_path):
     """What is kept is read again; a newer finding takes the place of the older one, and of no other."""
     path = tmp_path / "tuned.toml"
     assert read_tuned(path) == ()
-    for one in (tuned(), tuned(size="L2-C128-V320", options=()), tuned(predicted_cycles=6, options=())):
+    for one in (tuned(), tuned(size="L2-C128-V257", options=()), tuned(predicted_cycles=6, options=())):
         keep_tuned(one, path)
-    assert set(read_tuned(path)) == {tuned(predicted_cycles=6, options=()), tuned(size="L2-C128-V320", options=())}
+    assert set(read_tuned(path)) == {tuned(predicted_cycles=6, options=()), tuned(size="L2-C128-V257", options=())}
     assert path.read_text().startswith("#")
 
 
@@ -192,7 +193,7 @@ def test_what_ships():
 
 def test_sizes():
     """A published shape goes by its name, another by its figures; a checkpoint of a name has that shape."""
-    assert size_of(DEFAULT_SHAPE) == "L2-C128-V320"
+    assert size_of(SMALL) == "L2-C128-V257"
     assert [size_of(shape) for shape in SIZES.values()] == list(SIZES)
     assert not fits_simulator(SimpleNamespace(arrays={"emb.weight": np.empty((65_536, 768), np.float16)}))
     assert fits_simulator(open_model(None))

@@ -12,23 +12,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.release import DEFAULT_RELEASE
 from compile.toolchain import find
 from harness.bench_compile import Result, bench_compile, passed
 from harness.bench_report import (
-    HEADINGS,
+    NARROW_HEADINGS,
+    NARROW_STORAGE_HEADINGS,
     NOTE,
-    STORAGE_HEADINGS,
     STORAGE_NOTE,
-    cells,
-    storage_cells,
+    narrow_cells,
+    narrow_storage_cells,
     to_json,
     to_markdown,
 )
+from harness.commands.options import StageTimeout, ToolchainVersion
 from harness.compile_rows import ROWS, Row, read_rows, record, write_rows
 from harness.paths import cache_folder
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
+_WIDTH = 80  # of the tables, at least: a figure that is cut cannot be read
+_FIGURES_WIDTH = 14  # of a column with them, at most: what is longer is broken, not cut
 
 
 def run_bench_compile(
@@ -38,15 +42,18 @@ def run_bench_compile(
     keep: Annotated[
         bool, typer.Option("--record", help="keep what was reached as the best, where it is the best so far")
     ] = False,
-    toolchain: Annotated[
-        str, typer.Option(help="the TPU-MLIR release that compiles", metavar="RELEASE")
-    ] = DEFAULT_RELEASE,
+    toolchain: ToolchainVersion = DEFAULT_RELEASE,
+    stage_timeout: StageTimeout = STAGE_TIMEOUT_S,
     loop: Annotated[
         bool, typer.Option("--loop", help="compile the plain loop over tokens too, where that takes minutes only")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="folder for performance-rows.json and .md; all rows go to docs/ without it", metavar="DIR"),
+        typer.Option(
+            file_okay=False,
+            help="folder for performance-rows.json and .md; all rows go to docs/ without it",
+            metavar="DIR",
+        ),
     ] = None,
     rows_file: Annotated[Path, typer.Option("--rows", help="another file of rows", metavar="FILE")] = ROWS,
 ) -> None:
@@ -68,8 +75,8 @@ def run_bench_compile(
     if not wanted:
         raise typer.BadParameter(f"no row has {only!r} in it; there are: {', '.join(row.id for row in every)}")
     compiler = find(toolchain, cache_folder())
-    results = list(bench_compile(wanted, compiler, loop=loop, say=typer.echo))
-    _print(results, f"predicted by TPU-MLIR {compiler.version}, no measurement")
+    results = list(bench_compile(wanted, compiler, loop=loop, say=typer.echo, timeout_s=stage_timeout))
+    _print(results, f"milliseconds, predicted by TPU-MLIR {compiler.version}, no measurement")
     if only is None or out is not None:
         folder = out or DOCS
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,18 +98,20 @@ def _record(every: tuple[Row, ...], results: list[Result], release: str, path: P
 
 
 def _print(results: list[Result], title: str) -> None:
-    console = Console()
-    console.print(_table(title, HEADINGS, [cells(result) for result in results]))
+    console = Console(width=max(Console().width, _WIDTH))
+    console.print(_table(title, NARROW_HEADINGS, [narrow_cells(result) for result in results]))
     console.print(escape(NOTE))
-    stored = [found for result in results if (found := storage_cells(result))]
-    console.print(_table("what stays more precise than the name says", STORAGE_HEADINGS, stored))
+    stored = [found for result in results if (found := narrow_storage_cells(result))]
+    console.print()
+    console.print(_table("what stays more precise than the name says", NARROW_STORAGE_HEADINGS, stored))
     console.print(escape(STORAGE_NOTE))
 
 
 def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, box=SIMPLE, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=heading != "row")
+    table = Table(title=title, box=SIMPLE, title_justify="left", padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", overflow="fold", max_width=_FIGURES_WIDTH)
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -16,9 +16,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.release import DEFAULT_RELEASE
-from compile.spec import Quantization
+from compile.spec import MOST_TOKENS, Quantization
 from harness.checkpoints import open_model
+from harness.commands.options import Checkpoint, StageTimeout, ToolchainVersion
 from harness.device.guard import InfraError
 from harness.lambada import documents
 from harness.lambada.protocol import PROTOCOL, to_text
@@ -51,10 +53,7 @@ def lambada(
             metavar="TARGET",
         ),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="a checkpoint of any container, in place of a small synthetic one", metavar="FILE"),
-    ] = None,
+    checkpoint: Checkpoint = None,
     codec: Annotated[Codec | None, typer.Option(help="what its ids mean, where the vocabulary does not tell")] = None,
     data: Annotated[Path | None, typer.Option(help="the data file, where it is not found by itself")] = None,
     limit: Annotated[
@@ -66,11 +65,11 @@ def lambada(
         Quantization, typer.Option(help="of the bmodels, where a target has any")
     ] = Quantization.F16,
     chunk: Annotated[
-        list[int] | None, typer.Option(min=2, help="tokens a call of a prefill graph; can be repeated", metavar="T")
+        list[int] | None,
+        typer.Option(min=2, max=MOST_TOKENS, help="tokens a call of a prefill graph; can be repeated", metavar="T"),
     ] = None,
-    toolchain: Annotated[
-        str, typer.Option(help="the TPU-MLIR release that compiles them", metavar="VERSION")
-    ] = DEFAULT_RELEASE,
+    toolchain: ToolchainVersion = DEFAULT_RELEASE,
+    stage_timeout: StageTimeout = STAGE_TIMEOUT_S,
     libsophon: Annotated[
         Path | None,
         typer.Option(help="libsophon of a board named as target, where it is not in /opt/sophon", metavar="DIR"),
@@ -125,12 +124,15 @@ def lambada(
             state=None if state is None else load_state(state, model.checkpoint.shape).arrays(),
             state_sha256=None if state is None else _sha256(state),
             compiled=Compiled(
-                quantization=quantization, chunk_lengths=tuple(sorted(set(chunk or [32]))), toolchain=toolchain
+                quantization=quantization,
+                chunk_lengths=tuple(sorted(set(chunk or [32]))),
+                toolchain=toolchain,
+                stage_timeout_s=stage_timeout,
             ),
             libsophon=libsophon,
             folder=runs / "lambada",
         )
-        what = "a small synthetic one, for want of --checkpoint" if checkpoint is None else str(checkpoint)
+        what = "the model that ships, for want of --checkpoint" if checkpoint is None else str(checkpoint)
         say(f"data        {file}, N {len(chosen)} of {len(every)}")
         say(f"checkpoint  {model.checkpoint.name}: {what}, sha256 {model.checkpoint.sha256[:16]}")
         say(f"codec       {model.codec.value}")

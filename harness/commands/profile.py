@@ -10,16 +10,24 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.release import DEFAULT_RELEASE
 from compile.sweep import sweep
 from compile.timeline import GroupBy, costs
 from compile.toolchain import find
 from harness.cases import parse_case
-from harness.checkpoints import Model, open_model
+from harness.commands.options import (
+    Checkpoint,
+    Size,
+    StageTimeout,
+    ToolchainVersion,
+    check_file,
+    check_model,
+    model_of,
+)
 from harness.paths import cache_folder
 from harness.profiles import CaseProfile, facts, profile_case, profile_file, view
 from harness.rates import RATES, keep_rates
-from harness.sizes import SIZES, model_of_size
 from reports.timeline_page import write_timeline_page, write_trace
 
 
@@ -28,16 +36,10 @@ def profile(
         str | None,
         typer.Argument(help="a case's id, such as decode-F16-chunk or prefill_64-W4F16-chunk", metavar="CASE"),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="a checkpoint of any container, in place of a small synthetic one", metavar="FILE"),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help=f"a synthetic one of a published size: {', '.join(SIZES)}", metavar="SIZE")
-    ] = None,
-    toolchain: Annotated[
-        str, typer.Option(help="the TPU-MLIR release that compiles", metavar="VERSION")
-    ] = DEFAULT_RELEASE,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
+    toolchain: ToolchainVersion = DEFAULT_RELEASE,
+    stage_timeout: StageTimeout = STAGE_TIMEOUT_S,
     file: Annotated[
         Path | None, typer.Option(help="a compiler_profile_0.txt, in place of a case", metavar="FILE")
     ] = None,
@@ -72,15 +74,30 @@ def profile(
         rwkv-tpu profile --sweep --toolchain 1.28.1
     """
     if run_sweep:
-        _sweep(toolchain)
+        _sweep(toolchain, stage_timeout)
         return
     if (case is None) == (file is None):
         raise typer.BadParameter("name a CASE, such as decode-F16-chunk, or a --file, and not both")
     if against is not None and against_file is not None:
         raise typer.BadParameter("--against and --against-file exclude each other")
-    if size is not None and (checkpoint is not None or size not in SIZES):
-        raise typer.BadParameter(f"--size is one of {', '.join(SIZES)}, and takes the place of --checkpoint")
-    profiles = _profiles([(case, file), (against, against_file)], checkpoint, size, toolchain)
+    check_model(checkpoint, size)
+    check_file(html, "--html")
+    check_file(trace, "--trace")
+    # Ids are read first: a typing mistake must not wait for a compile.
+    cases = [None if one is None else parse_case(one) for one in (case, against)]
+    profiles = [None if one is None else profile_file(one) for one in (file, against_file)]
+    if any(cases):
+        compiler = find(toolchain, cache_folder())
+        model = model_of(checkpoint, size)
+        profiles = [
+            read if one is None else profile_case(one, model, compiler, say=typer.echo, timeout_s=stage_timeout)
+            for one, read in zip(cases, profiles, strict=True)
+        ]
+    _show([one for one in profiles if one is not None], top, html, trace)
+
+
+def _show(profiles: list[CaseProfile], top: int, html: Path | None, trace: Path | None) -> None:
+    """Print them, and write what was asked for."""
     _print(profiles, top)
     views = [view(one) for one in profiles] if html or trace else []
     if html:
@@ -91,36 +108,16 @@ def profile(
         typer.echo(f"trace events: {trace}")
 
 
-def _sweep(version: str) -> None:
+def _sweep(version: str, stage_timeout_s: float) -> None:
     """Compile the products, keep what they show."""
     toolchain = find(version, cache_folder())
-    rates = keep_rates(toolchain, sweep(toolchain, say=typer.echo))
+    rates = keep_rates(toolchain, sweep(toolchain, say=typer.echo, timeout_s=stage_timeout_s))
     table = Table("inputs", "outputs", "precision", "least bytes", "predicted cycles", "GB/s", box=SIMPLE)
     for one in rates.products:
         what = str(one.inputs), str(one.outputs), one.quantization.value
         table.add_row(*what, f"{one.minimum_bytes:,}", f"{one.predicted_cycles:,}", f"{one.bytes_per_ns:.2f}")
     Console().print(table)
     typer.echo(f"best predicted rate: {rates.best.bytes_per_ns:.2f} GB/s; kept in {RATES}")
-
-
-def _profiles(
-    wanted: list[tuple[str | None, Path | None]], checkpoint: Path | None, size: str | None, version: str
-) -> list[CaseProfile]:
-    """Read or make each that is named; ids are read first, a typing mistake must not wait for a compile."""
-    cases = [parse_case(case) if case else None for case, _ in wanted]
-    read = [profile_file(path) if path else None for _, path in wanted]
-    if any(cases):
-        toolchain = find(version, cache_folder())
-        model = _model(checkpoint, size)
-        read = [
-            profile_case(case, model, toolchain, say=typer.echo) if case else one
-            for case, one in zip(cases, read, strict=True)
-        ]
-    return [one for one in read if one is not None]
-
-
-def _model(checkpoint: Path | None, size: str | None) -> Model:
-    return open_model(checkpoint) if size is None else model_of_size(size)
 
 
 def _print(profiles: list[CaseProfile], top: int) -> None:

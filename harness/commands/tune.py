@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,15 +11,17 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.options import Option, option_named
 from compile.release import DEFAULT_RELEASE
 from compile.toolchain import Toolchain, find
 from harness.cases import Case, parse_case
 from harness.checkpoints import Model, open_model
+from harness.commands.options import Checkpoint, Size, StageTimeout, ToolchainVersion, check_model, model_of
 from harness.device.place import CMODEL, open_place
 from harness.limits import load_limits
 from harness.paths import cache_folder
-from harness.sizes import SIZES, model_of_size, size_of
+from harness.sizes import size_of
 from harness.tune import PROMISING, Attempt, ParityJudge, changing, compile_attempt, fits_simulator, judge_best, search
 from harness.tuned import TUNED, Tuned, keep_tuned
 
@@ -32,16 +33,10 @@ _WIDTH = 120  # of the table, at least: a row that is broken or cut cannot be re
 
 def tune(
     case: Annotated[str, typer.Argument(help="a case's id without options, such as decode-F16-chunk", metavar="CASE")],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="a checkpoint of any container, in place of a small synthetic one", metavar="FILE"),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help=f"a synthetic one of a published size: {', '.join(SIZES)}", metavar="SIZE")
-    ] = None,
-    toolchain: Annotated[
-        str, typer.Option(help="the TPU-MLIR release that compiles", metavar="VERSION")
-    ] = DEFAULT_RELEASE,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
+    toolchain: ToolchainVersion = DEFAULT_RELEASE,
+    stage_timeout: StageTimeout = STAGE_TIMEOUT_S,
     budget: Annotated[
         float, typer.Option(min=0, help="begin no compile after so many minutes, but the first", metavar="MINUTES")
     ] = 15.0,
@@ -55,8 +50,8 @@ def tune(
     """Compile a case with options of the compiler, alone and together, and show which is predicted to be fastest.
 
     Nothing here is a measurement. The best candidates are run on the simulator in their order, until one passes the
-    judgement of the suite parity. A checkpoint that is too large for the simulator is judged by the default synthetic
-    one, compiled with the same options. A search that was interrupted goes on where it was: compiles are cached.
+    judgement of the suite parity. A checkpoint that is too large for the simulator is judged by the one
+    that ships, compiled with the same options. A search that was interrupted goes on where it was: compiles are cached.
 
     Examples:
         rwkv-tpu tune decode-F16-chunk --budget 5
@@ -66,8 +61,7 @@ def tune(
     start = parse_case(case)
     if start.options:
         raise typer.BadParameter(f"name the case without options: {replace(start, options=()).id}; --options restricts")
-    if size is not None and (checkpoint is not None or size not in SIZES):
-        raise typer.BadParameter(f"--size is one of {', '.join(SIZES)}, and takes the place of --checkpoint")
+    check_model(checkpoint, size)
     if record and not parity:
         raise typer.BadParameter("--record keeps what passed parity, so that it goes without --no-parity")
     limits = load_limits()[0].get(start.quantization)
@@ -76,9 +70,9 @@ def tune(
         raise typer.BadParameter(f"suites/limits.toml has no caps for {name}: add a table of that name, or --no-parity")
     offered = PROMISING if options is None else tuple(dict.fromkeys(map(option_named, options.split(","))))
     compiler = find(toolchain, cache_folder())
-    model = open_model(checkpoint) if size is None else model_of_size(size)
+    model = model_of(checkpoint, size)
 
-    attempts = _compile_all(start, model, compiler, offered, budget * 60)
+    attempts = _compile_all(start, model, compiler, offered, budget_s=budget * 60, timeout_s=stage_timeout)
     best = attempts[0] if attempts[0].compiled else None
     judged_on = "none"
     if parity and limits is not None and best is not None:
@@ -87,7 +81,7 @@ def tune(
         if stand_in is not model:
             typer.echo(f"parity: {model.checkpoint.name} is too large for the simulator; {judged_on} is judged instead")
         place = open_place(CMODEL, None, compiler.libraries)
-        judge = ParityJudge(stand_in, compiler, place, limits, say=typer.echo)
+        judge = ParityJudge(stand_in, compiler, place, limits, say=typer.echo, timeout_s=stage_timeout)
         attempts, best = judge_best(attempts, lambda chosen: judge.judge(replace(start, options=chosen)))
     _print(start, model, compiler, attempts)
     if best is None or best.compiled is None:
@@ -110,7 +104,13 @@ def tune(
 
 
 def _compile_all(
-    start: Case, model: Model, toolchain: Toolchain, offered: tuple[Option, ...], budget_s: float
+    start: Case,
+    model: Model,
+    toolchain: Toolchain,
+    offered: tuple[Option, ...],
+    *,
+    budget_s: float,
+    timeout_s: float,
 ) -> list[Attempt]:
     """Search, and tell of every attempt as it ends."""
     useful = changing(offered, start, model, toolchain)
@@ -121,7 +121,7 @@ def _compile_all(
     def try_one(options: tuple[Option, ...], left_s: float) -> Attempt:
         case = replace(start, options=options)
         typer.echo(f"{time.monotonic() - began:5.0f} s  {case.id} …")
-        attempt = compile_attempt(case, model, toolchain, timeout_s=left_s, say=lambda _: None)
+        attempt = compile_attempt(case, model, toolchain, left_s=left_s, say=lambda _: None, timeout_s=timeout_s)
         typer.echo(f"{time.monotonic() - began:5.0f} s  {case.id}: {_outcome(attempt)}")
         return attempt
 

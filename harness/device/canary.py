@@ -1,6 +1,6 @@
 """A small bmodel with a known answer and a known time: where it goes wrong, the board is sick, not the compiler.
 
-It is the decode graph of the default synthetic checkpoint, compiled by the default toolchain whichever one is judged:
+It is the decode graph of the model that ships, compiled by the default toolchain whichever one is judged:
 a fault of a new release must not pass for one of the board. Its answer must be the reference's within the caps of its
 precision, and, bit for bit, that of the first good run on the same board with the same libraries; its time must stay
 near that run's. What the first good run gave is kept in the board's folder.
@@ -95,7 +95,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 def compile_for(
     toolchain: Toolchain, graph: GraphSpec, model: Model | None = None, *, say: Callable[[str], None] = lambda _: None
 ) -> Bmodel:
-    """A graph of the default synthetic checkpoint, compiled by the default toolchain where that is installed.
+    """A graph of the model that ships, compiled by the default toolchain where that is installed.
 
     Raises:
         CompileError: a stage failed: something is wrong with this host, as this graph is known to compile.

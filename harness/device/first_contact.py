@@ -106,7 +106,7 @@ class Contact:
         return probed
 
     def bmodel(self, kind: GraphKind, T: int = 1) -> Path:
-        """A graph of the default synthetic checkpoint."""
+        """A graph of the model that ships."""
         spec = GraphSpec(kind=kind, T=T)
         return compile_for(self.toolchain, spec, self.model, say=self.say).path
 

@@ -59,7 +59,7 @@ def judge(launches: Sequence[Launches], documents: Sequence[ChanceTest], rate: f
     first = rate / max(1, count)  # the strictest level: that of the clearest test
     few = [one for one in launches if not can_tell(len(one.base), len(one.new), first)]
     enough = [one for one in launches if can_tell(len(one.base), len(one.new), first)]
-    findings = [_too_few(one, count, first) for one in few]
+    findings = [_too_few(one, count, first) for one in few if one.rule.repeats_needed]
     # Those that can tell nothing have a p of 1 in effect: they count, and come last.
     silent = [1.0] * len(few)
     tests = [*map(compare_launches, enough), *documents]

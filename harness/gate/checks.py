@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from harness.gate import words
 from harness.gate.chance import Launches
-from harness.gate.details import PREDICTED
+from harness.gate.details import COMPILED, PREDICTED
 from harness.gate.exact import is_better, is_worse, worst
 from harness.gate.finding import Finding, Key, Kind
+from harness.gate.noisy import can_tell
 from harness.gate.outcomes import OUTCOME, is_measured, judge_outcomes
 from harness.gate.rules import Better, How
 from harness.gate.sides import worst_outcome
@@ -46,7 +47,8 @@ class Comparison:
     checks: int = 0
     values: int = 0
     _unknown: set[str] = field(default_factory=set)
-    _told: set[tuple[Kind, str, str, str, str]] = field(default_factory=set)  # of predictions: once a case is enough
+    _told: set[tuple[Kind, str, str, str, str]] = field(default_factory=set)  # of compiles: once a case is enough
+    _tested: set[tuple[str, str]] = field(default_factory=set)  # the same, of noisy figures
 
     def checks_of(self, base: Side, new: Side) -> None:
         """Compare check by check."""
@@ -132,12 +134,13 @@ class Comparison:
         if rule.within_release and not self.same_release:
             self._estimates(key, name, base, new, beside)
             return
+        if rule.compare is How.NOISY:
+            self._launches(key, name, rule, base, new)
+            return
         self.values += 1
         if base == new and rule.compare is How.EXACT:
             return  # nearly always: everything behind this line is for what changed
-        if rule.compare is How.NOISY:
-            self._launches(key, name, rule, base, new)
-        elif rule.compare is How.SAME:
+        if rule.compare is How.SAME:
             if len({*base, *new}) > 1:
                 low, high = min(*base, *new), max(*base, *new)
                 b, n = (base[0], new[0]) if base[0] != new[0] else (low, high)
@@ -150,11 +153,21 @@ class Comparison:
                 self._change(Kind.IMPROVED, key, name, b, n, limit=rule.limit)
 
     def _launches(self, key: Key, name: str, rule: Rule, base: Sequence[float], new: Sequence[float]) -> None:
+        if name.startswith(COMPILED):
+            if (key.case, name) in self._tested:
+                return
+            self._tested.add((key.case, name))
+            # Runs that found the bmodel in the cache tell of one and the same compile: to the last digit.
+            base, new = list(dict.fromkeys(base)), list(dict.fromkeys(new))
         if min(*base, *new) <= 0:
             b, n = words.two_numbers(min(base), min(new))
             self._add(Kind.NOT_COMPARABLE, key, name, b, n, note="should be above zero in every launch")
-        else:
+        elif rule.repeats_needed or can_tell(len(base), len(new), self.rules.family_alarm_rate):
+            self.values += 1
             self.launches.append(Launches(key, name, rule, base, new))
+        elif not 1 / (rule.ratio or 1) <= median(new) / median(base) <= (rule.ratio or 1):
+            note = f"noisy, and measured {len(base)} and {len(new)} times: no verdict"
+            self._change(Kind.SHOWN, key, name, median(base), median(new), note=note)
 
     def _estimates(
         self, key: Key, name: str, base: Sequence[float], new: Sequence[float], beside: tuple[_Values, _Values]
@@ -194,7 +207,7 @@ class Comparison:
         self._add(kind, key, name, *words.two_numbers(base, new), limit=limit, note=told)
 
     def _add(self, kind: Kind, key: Key, name: str, base: str, new: str, *, limit: str = "", note: str = "") -> None:
-        if name.startswith(PREDICTED):
+        if name.startswith((*PREDICTED, *COMPILED)):
             told = (kind, key.case, name, base, new)
             if told in self._told:
                 return
@@ -215,7 +228,7 @@ def _checks(side: Side) -> dict[Key, list[Record]]:
 
 
 def _values(record: Record) -> _Values:
-    return {**record.metrics, **record.predicted}
+    return {**record.metrics, **record.predicted, **record.compiled}
 
 
 def _numbers(launches: Sequence[_Values], name: str) -> list[float] | None:

@@ -21,6 +21,8 @@ PARTS = (
     "checkpoint",
     "grid",
     "limits_sha256",
+    "options",
+    "data",
     "machine",
     "packages",
     "health",
@@ -30,6 +32,8 @@ PARTS = (
 """The names that --allow takes, or one of them with a dot and an entry, such as ``machine.memory_bytes``."""
 
 _OWN_PACKAGE = "rwkv-tpu-harness"  # its version stands in "harness"
+_OWN_PARTS = {"device", "libsophon", "checkpoint", "codec", "grid", "toolchain"}  # options told by other parts
+_YOUNG_PARTS = ("options", "data")  # which older runs do not have
 _LASTING = {"driver", "firmware", "boot_loader", "tpu_clock_max", "memory_total"}  # other readings change by the second
 _CMODEL = "cmodel"
 
@@ -69,7 +73,7 @@ def comparability(base: Side, new: Side, *, candidates: Sequence[str], allow: Co
     """See what two sides differ in; one of the *candidates* may, as the thing compared, and what is allowed by name."""
     if not base.launches or not new.launches:
         return Comparability(compared="", differences=(), refused=(), same_release=True)
-    found = differences(_identity(base.launches[0]), _identity(new.launches[0]))
+    found = _differences(base.launches[0], new.launches[0])
     parts = {one.part for one in found}
     differing = [name for name in candidates if name in parts]
     unnamed = [name for name in differing if not any(one.partition(".")[0] == name for one in allow)]
@@ -85,7 +89,7 @@ def within(side: Side, allow: Collection[str]) -> list[Finding]:
     """Report repeats of one side that are not of the same thing."""
     findings = []
     for launch in side.launches[1:]:
-        for one in differences(_identity(side.launches[0]), _identity(launch)):
+        for one in _differences(side.launches[0], launch):
             if not is_allowed(one.name, allow):
                 note = f"{launch.path} is no repeat of {side.launches[0].path}"
                 findings.append(
@@ -148,6 +152,12 @@ def is_allowed(name: str, allow: Collection[str]) -> bool:
     return name in allow or name.partition(".")[0] in allow
 
 
+def _differences(base: Launch, new: Launch) -> tuple[Difference, ...]:
+    """Compare two runs; a part that one of them is too old to have is no difference."""
+    lacking = {part for part in _YOUNG_PARTS for launch in (base, new) if not getattr(launch.file.run, part)}
+    return tuple(one for one in differences(_identity(base), _identity(new)) if one.part not in lacking)
+
+
 def _identity(launch: Launch) -> dict[str, str]:
     return _manifest(launch.file.run) | _runtime(launch)
 
@@ -159,6 +169,8 @@ def _manifest(run: Run) -> dict[str, str]:
         "harness": run.harness,
         "checkpoint": run.checkpoint,
         "grid": run.grid,
+        "options": {name: value for name, value in run.options.items() if name not in _OWN_PARTS},
+        "data": run.data,
         "machine": run.machine,
         "packages": run.packages,
     }

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 PREDICTED = ("predicted_", "tiu_", "gdma_", "ddr_")
 """How the names begin of what the compiler predicts; it stands in each record of a case."""
 
+COMPILED = ("compile_", "bmodel_")
+"""The same of what was told when the case was compiled."""
+
 _CHECKPOINT = "--checkpoint"
 
 

@@ -45,6 +45,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ratio: times as bad as the baseline is still in order; at least 1. With NOISY the floor of a change.
         difference: so much worse than the baseline is still in order; at least 0, in the metric's unit. Where both
             limits are given, a change must be beyond both to fail; where none is, any change for the worse fails.
+        repeats_needed: of a noisy metric, whether too few launches are a fault; where not, a change is shown then.
         within_release: compare only where both sides were compiled by the same release, show otherwise.
     """
 
@@ -54,6 +55,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     better: Better = Better.LOWER
     ratio: float | None = None
     difference: float | None = None
+    repeats_needed: bool = True
     within_release: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"difference is {self.difference}, but should be at least 0 and finite")
         if self.compare is How.NOISY and (self.ratio is None or self.difference is not None):
             raise ValueError("a noisy metric has a ratio, the floor of a change, and no difference")
+        if not self.repeats_needed and self.compare is not How.NOISY:
+            raise ValueError("repeats_needed is a matter of noisy metrics: every other one is judged from one run")
         if self.compare is How.PAIRED and (self.difference is None or self.ratio is not None):
             raise ValueError("a paired metric has a difference, and no ratio")
 

@@ -85,9 +85,6 @@ def read_side(path: Path) -> Side:
         except (RecordsError, OSError) as error:
             faults.append(str(error))
             continue
-        except UnicodeDecodeError as error:
-            faults.append(f"{file}: should be UTF-8, but: {error}")
-            continue
         launches.append(launch)
         faults += found
     lambada = []
@@ -141,7 +138,8 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
 
 def _faults(path: Path, file: RunFile) -> list[str]:
     if file.end is None:
-        return [f"{path}: the run was interrupted after {len(file.records)} records; let it come to its end"]
+        cut = "" if file.cut_line is None else f", in the middle of line {file.cut_line}"
+        return [f"{path}: the run was interrupted after {len(file.records)} records{cut}; let it come to its end"]
     counted = Counter(record.outcome.value for record in file.records)
     faults = []
     if counted != Counter(file.end.outcomes):

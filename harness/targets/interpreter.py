@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from compile.compiler import STAGE_TIMEOUT_S
 from compile.dims import Dims
 from compile.interpreter import Interpreter
 from compile.lowering import Dialect, lowered
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_interpreters(
-    jobs: Sequence[Job], dialect: Dialect, cache: Path, *, say: Callable[[str], None] = lambda _: None
+    jobs: Sequence[Job],
+    dialect: Dialect,
+    cache: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    timeout_s: float = STAGE_TIMEOUT_S,
 ) -> Generator[GraphTarget]:
     """One process of the toolchain's Python for each graph.
 
@@ -28,14 +34,15 @@ def open_interpreters(
         dialect: TOP, or TPU with the jobs' quantisation.
         cache: the cache folder.
         say: receives one line of progress of a compile at a time.
+        timeout_s: limit for each of its stages, in seconds.
 
     Raises:
         CompileError: a graph does not come as far as the dialect.
         InterpreterError: on opening or later, a process died.
     """
     with ExitStack() as stack:
-        nets = {
-            job.spec.T: stack.enter_context(Interpreter(job.toolchain, lowered(job, dialect, cache, say=say)))
-            for job in jobs
-        }
+        nets = {}
+        for job in jobs:
+            mlir = lowered(job, dialect, cache, say=say, timeout_s=timeout_s)
+            nets[job.spec.T] = stack.enter_context(Interpreter(job.toolchain, mlir))
         yield GraphTarget(nets, Dims.of(jobs[0].arrays))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import reference
-from compile.compiler import compile_graph
+from compile.compiler import STAGE_TIMEOUT_S, compile_graph
 from compile.dims import Dims
 from compile.identity import hash_graph_source
 from compile.lowering import Dialect
@@ -81,12 +81,14 @@ class Compiled:
         chunk_lengths: tokens a call of the prefill graphs; decode is always there.
         variant: how the model is written as a graph.
         toolchain: TPU-MLIR release.
+        stage_timeout_s: limit for each stage of a compile, in seconds.
     """
 
     quantization: Quantization = Quantization.F16
     chunk_lengths: tuple[int, ...] = (32,)
     variant: str = "chunk"
     toolchain: str = DEFAULT_RELEASE
+    stage_timeout_s: float = STAGE_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ def _open_dialect(
     if dialect is Dialect.TPU:
         identity["quantization"] = compiled.quantization.value
         description += f", {compiled.quantization.value}"
-    with open_interpreters(jobs, dialect, cache_folder(), say=say) as target:
+    limit_s = compiled.stage_timeout_s
+    with open_interpreters(jobs, dialect, cache_folder(), say=say, timeout_s=limit_s) as target:
         yield EveryPosition(target, identity, description)
 
 
@@ -251,7 +254,10 @@ def _open_sail(
 def _compile(
     model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolchain, say: Callable[[str], None]
 ) -> list[Bmodel]:
-    return [compile_graph(job, cache_folder(), say=say) for job in _jobs(model, compiled, prefill, toolchain)]
+    return [
+        compile_graph(job, cache_folder(), say=say, timeout_s=compiled.stage_timeout_s)
+        for job in _jobs(model, compiled, prefill, toolchain)
+    ]
 
 
 def _jobs(model: Model, compiled: Compiled, prefill: GraphKind, toolchain: Toolchain) -> list[Job]:

@@ -1,0 +1,91 @@
+"""``rwkv-tpu nightly``: run the suites, judge them against the last good night, keep the page."""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.gate import GateCommand
+from harness.gate.finding import Kind
+from harness.gate.rules import RulesError, load_rules
+from harness.nightly.night import BusyError, Plan, spend
+from harness.nightly.night import accept as accept_night
+from harness.nightly.nights import NightError
+from harness.nightly.suites import suites_command
+from reports.history import HistoryError
+
+
+class NightlyCommand(GateCommand):
+    """As the gate: a mistake in usage ends with 3."""
+
+
+def nightly(
+    folder: Annotated[Path, typer.Argument(help="where all nights are; it is made", metavar="FOLDER")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="options of pytest suites/, behind --", metavar="[-- OPTION…]")
+    ] = None,
+    grid: Annotated[str, typer.Option(help="which graphs, as with pytest suites/", metavar="NAME|FILE")] = "default",
+    launches: Annotated[
+        int, typer.Option(min=1, help="run the suites so often: times on a board need ten", metavar="COUNT")
+    ] = 1,
+    keep: Annotated[int | None, typer.Option(min=1, help="let the latest COUNT nights stay", metavar="COUNT")] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(min=0, help="let nights stay for so many days", metavar="DAYS")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="rules of the gate that stand before those of suites/gate.toml", metavar="FILE")
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="a difference that the gate accepts; can be repeated", metavar="NAME")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="run nothing: make this night the baseline of those to come", metavar="NIGHT")
+    ] = None,
+) -> None:
+    """Run the suites into FOLDER, judge them against its last good night, and write FOLDER/index.html.
+
+    The exit code is the gate's. 0: pass. 1: a regression. 2: stale expectations. 3: nothing measured, or not
+    comparable; so is the first night, which becomes the baseline. 4: device or infrastructure; so is a folder in which
+    another nightly works, and a night that was interrupted. An interrupted night is not gone on with: start another,
+    which finds all bmodels in the cache.
+
+    Nights are removed only where --keep or --keep-days says so; never the baseline, the latest, or one that still runs.
+    Their figures stay in FOLDER/history.sqlite, and on the page.
+
+    Examples:
+        rwkv-tpu nightly nightly/ --keep 60
+
+        rwkv-tpu nightly nightly/ --grid smoke -- --checkpoint rwkv7.pth -k "not throughput"
+
+        rwkv-tpu nightly nightly/ --accept 20261120T030000.000000Z
+    """
+    try:
+        if accept is not None:
+            night = accept_night(folder, accept)
+            typer.echo(f"{night.name} is the baseline now")
+            return
+        plan = Plan(
+            folder=folder,
+            command=partial(suites_command, arguments=["--grid", grid, *(arguments or [])]),
+            launches=launches,
+            rules=load_rules(rules),
+            allow=allow or [],
+            keep=keep,
+            keep_days=keep_days,
+            say=typer.echo,
+        )
+        code = spend(plan)
+    except RulesError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(Kind.NOT_COMPARABLE.exit_code) from error
+    except (BusyError, NightError, HistoryError, OSError, sqlite3.Error) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(Kind.INFRA.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the night stays, and is marked; start another", err=True)
+        raise typer.Exit(Kind.INFRA.exit_code) from None
+    raise typer.Exit(code)

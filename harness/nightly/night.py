@@ -1,0 +1,187 @@
+"""One night from its lock to its verdict."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import filelock
+import msgspec
+
+from harness.gate.compare import gate
+from harness.gate.finding import Kind
+from harness.gate.sides import read_side
+from harness.gate.text import MOST, report_words
+from harness.nightly.nights import Night, NightError, baseline_of, begin, nights_of
+from harness.nightly.retention import remove, superfluous, sweep
+from harness.nightly.suites import run_suites, sigterm_as_ctrl_c
+from reports.history import History
+from reports.history_page import write_history
+from reports.schema import RecordsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from harness.gate.rules import Rules
+
+HISTORY = "history.sqlite"
+PAGE = "index.html"
+VERDICT = "gate.txt"
+_LOCK = ".nightly.lock"
+
+
+class BusyError(RuntimeError):
+    """Another nightly works in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a night is to do.
+
+    Attributes:
+        folder: where the nights are.
+        command: what runs the suites into a folder that it is given.
+        launches: how often.
+        rules: of the gate.
+        allow: differences that the gate accepts, by name.
+        keep: how many nights stay; None for all.
+        keep_days: for how many days; None for ever.
+        say: receives a line at a time.
+    """
+
+    folder: Path
+    command: Callable[[Path], list[str]]
+    launches: int
+    rules: Rules
+    allow: Sequence[str]
+    keep: int | None
+    keep_days: float | None
+    say: Callable[[str], None]
+
+
+def spend(plan: Plan) -> int:
+    """Run, judge, tidy up; return the gate's exit code.
+
+    Where it is left by Ctrl-C, by a stop of the service manager or by an error, the night stays as interrupted, its
+    runs stand in the history, and nothing runs any more.
+
+    Raises:
+        BusyError: another nightly works there.
+        NightError, HistoryError, OSError: the folder cannot be used.
+    """
+    with _only_one(plan.folder), sigterm_as_ctrl_c():
+        sweep(plan.folder)
+        baseline = baseline_of(nights_of(plan.folder))
+        with History(plan.folder / HISTORY) as history:
+            night = begin(plan.folder)
+            plan.say(f"night {night.name}, baseline {baseline.name if baseline else 'none yet'}")
+            try:
+                statuses = []
+                for number in range(1, plan.launches + 1):
+                    statuses.append(run_suites(night.folder, plan.command(night.folder)))
+                    plan.say(f"launch {number} of {plan.launches}: pytest ended with {statuses[-1]}")
+                night = _judge(night, statuses, baseline, plan)
+                doomed = superfluous(
+                    nights_of(plan.folder), now=datetime.now(UTC), count=plan.keep, days=plan.keep_days
+                )
+                # The index keeps the figures of what is removed.
+                _index(history, [*doomed, night], plan.say)
+                remove(doomed)
+                plan.say(f"removed: {', '.join(one.name for one in doomed) or 'nothing'}")
+            finally:
+                _index(history, [night], plan.say)
+                _write_page(history, plan.folder)
+            plan.say(f"page: {plan.folder / PAGE}")
+    return Kind.NOT_COMPARABLE.exit_code if night.state.code is None else night.state.code
+
+
+def accept(folder: Path, name: str) -> Night:
+    """Make a night the baseline of those to come, because a person says so.
+
+    Raises:
+        BusyError: another nightly works there.
+        NightError: there is no such night, or it was interrupted.
+    """
+    with _only_one(folder):
+        found = next((night for night in nights_of(folder) if night.name == name), None)
+        if found is None:
+            names = ", ".join(night.name for night in nights_of(folder)[-5:]) or "none"
+            raise NightError(f"{folder}: no night {name}; the latest are {names}")
+        if found.state.finished is None:
+            raise NightError(f"{found.folder}: was interrupted, so that nothing can be judged against it")
+        later = [night for night in nights_of(folder) if night.state.good and night.name > name]
+        for night in later:  # the baseline is the last good one
+            night.with_state(msgspec.structs.replace(night.state, good=False, accepted=False))
+        found = found.with_state(msgspec.structs.replace(found.state, good=True, accepted=True))
+        with History(folder / HISTORY) as history:
+            _write_page(history, folder)
+    return found
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        running = [night.name for night in nights_of(folder) if night.is_running()]
+        which = f"night {running[-1]} runs" if running else "it is about to begin or to end"
+        raise BusyError(
+            f"{folder}: another rwkv-tpu nightly works there ({which}); wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _judge(night: Night, statuses: Sequence[int], baseline: Night | None, plan: Plan) -> Night:
+    """Gate a night against the baseline; the first good one has nothing to be judged against, and is no pass.
+
+    *statuses* are those that pytest ended with: where a run says otherwise, pytest broke behind its last check.
+    """
+    new = read_side(night.folder)
+    itself = replace(new, faults=())  # which are told once
+    report = gate(itself if baseline is None else read_side(baseline.folder), new, plan.rules, plan.allow)
+    words, code = report_words(report, most=MOST), report.exit_code
+    told = [launch.file.end.exit_status for launch in new.launches if launch.file.end]
+    if sorted(told) != sorted(statuses):
+        words += f"\n\npytest ended with {list(statuses)}, but the runs say {told}: it broke, see its output."
+        code = code or Kind.INFRA.exit_code
+    good = code == 0
+    if baseline is None:
+        words += "\n\nThere was no good night to judge this one against: it was compared with itself."
+        if good:
+            words += " It is sound, and becomes the baseline; a first measurement is no pass."
+            code = Kind.NOT_COMPARABLE.exit_code
+    elif not good:
+        words += f"\n\nWhere that is meant: rwkv-tpu nightly {plan.folder} --accept {night.name}"
+    plan.say(words)
+    (night.folder / VERDICT).write_text(words + "\n", encoding="utf-8")
+    return night.with_state(
+        msgspec.structs.replace(
+            night.state,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            baseline=baseline.name if baseline else "",
+            code=code,
+            good=good,
+        )
+    )
+
+
+def _index(history: History, nights: Sequence[Night], say: Callable[[str], None]) -> None:
+    """Put runs into the history; what cannot be read is told, and the night's verdict has said so already."""
+    for run in (run for night in nights for run in night.runs):
+        try:
+            history.add(run, replace=True)
+        except (RecordsError, OSError) as error:
+            say(f"not in the history: {error}")
+
+
+def _write_page(history: History, folder: Path) -> None:
+    notes = {run.name: f"night {night.name}: {night.words}" for night in nights_of(folder) for run in night.runs}
+    write_history(history.runs(), folder / PAGE, notes)

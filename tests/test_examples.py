@@ -1,0 +1,70 @@
+"""The examples of a nightly pass their own linters, and name commands and options that exist."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NIGHTLY = ROOT / "examples" / "nightly"
+INSTALLED = "/opt/rwkv-tpu-harness/.venv/bin/rwkv-tpu"
+UNITS = "rwkv-tpu-nightly.service", "rwkv-tpu-nightly.timer"
+
+
+def verify(folder):
+    """What systemd says of the units in a folder."""
+    if shutil.which("systemd-analyze") is None:
+        message = "systemd-analyze is not there: it comes with Debian's package systemd"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    units = [str(folder / name) for name in UNITS]
+    command = ["systemd-analyze", "verify", "--man=no", *units]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def written(folder, change=lambda text: text):
+    """The units in *folder*; the program that they start is one that is there."""
+    for name in UNITS:
+        text = (NIGHTLY / name).read_text().replace(INSTALLED, "/bin/true")
+        (folder / name).write_text(change(text))
+    return folder
+
+
+def test_units(tmp_path):
+    """The linter of systemd has nothing to say."""
+    assert INSTALLED in (NIGHTLY / UNITS[0]).read_text()
+    assert verify(written(tmp_path)) == (0, "")
+
+
+def test_wrong_units_are_seen(tmp_path):
+    """The linter does look: a misspelt key, and a time that is none."""
+    spoilt = written(tmp_path, lambda text: text.replace("KillMode", "KilMode").replace("02:30:00", "25:30:00"))
+    said = verify(spoilt)[1]
+    assert "KilMode" in said
+    assert "25:30:00" in said
+
+
+def test_workflow():
+    """The linter of workflows has nothing to say; no package brings it without a download, so that it may lack."""
+    actionlint = shutil.which("actionlint")
+    if actionlint is None:
+        pytest.skip("actionlint is not there: put its binary on the PATH")
+    command = [actionlint, "-config-file", str(NIGHTLY / "actionlint.yaml"), str(NIGHTLY / "nightly.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", [UNITS[0], "nightly.yml"])
+def test_options_exist(name):
+    """Every option that an example gives to the nightly is one of its own, or of the suites."""
+    text = (NIGHTLY / name).read_text()
+    calls = re.findall(r"rwkv-tpu nightly (.*)", text)
+    assert calls
+    own = (ROOT / "harness" / "commands" / "nightly.py").read_text() + (ROOT / "harness" / "plugin.py").read_text()
+    for option in {option for call in calls for option in re.findall(r"--([a-z-]+)", call)}:
+        assert f'"--{option}"' in own or re.search(rf"\b{option.replace('-', '_')}: Annotated", own), option

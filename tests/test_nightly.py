@@ -1,0 +1,278 @@
+"""Nights: one at a time, judged against the last good one, in order on every way out, and none removed in error."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import filelock
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.cli import main
+from harness.gate.rules import load_rules
+from harness.nightly.night import HISTORY, PAGE, VERDICT, Plan, spend
+from harness.nightly.nights import LOCK, NIGHTS, Night, State, baseline_of, keep, nights_of
+from harness.nightly.retention import superfluous
+from harness.nightly.suites import suites_command
+from reports.history import History
+from reports.schema import Outcome
+from tests.gate_runs import PREFILL, MadeRun, a_record
+
+ROOT = Path(__file__).parent.parent
+
+# Suites that write half a run, wait for Ctrl-C, and tell what they heard.
+WAITING = """
+import pathlib, shutil, sys, time
+runs, made, told = map(pathlib.Path, sys.argv[1:])
+shutil.copytree(made, runs / "r")
+try:
+    (told / "started").touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    (told / "heard").touch()
+    raise
+"""
+# The nightly, with those.
+STARTING = """
+import sys
+from pathlib import Path
+from harness.commands import nightly
+waiting, made, told, folder = sys.argv[1:]
+nightly.suites_command = lambda runs, arguments: [sys.executable, "-c", waiting, str(runs), made, told]
+from harness.cli import main
+sys.argv = ["rwkv-tpu", "nightly", folder]
+main()
+"""
+
+
+def plan(folder, *runs, **changes):
+    """A night whose suites write *runs*, one each launch."""
+    left = list(runs)
+
+    def command(night):
+        source = folder.parent / f"made-{time.monotonic_ns()}"
+        made = left.pop(0)
+        made.write(source)
+        copy = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
+        return [sys.executable, "-c", copy, str(source), str(night / made.run["id"])]
+
+    fields = {"launches": len(runs), "rules": load_rules(), "allow": [], "keep": None, "keep_days": None}
+    return Plan(folder=folder, command=command, say=lambda _: None, **(fields | changes))
+
+
+def a_run(number, **changes):
+    """Run *number*, of one check."""
+    started = f"2026-01-{number:02}T00:00:00+0000"
+    return MadeRun((a_record(**changes),), {"id": f"r{number}", "started": started})
+
+
+def breaking(command):
+    """The same command, which fails behind its work."""
+    python, option, text, *arguments = command
+    return [python, option, text + "; sys.exit(1)", *arguments]
+
+
+def nightly_command(monkeypatch, *arguments):
+    """Run ``rwkv-tpu nightly``; return the exit code."""
+    monkeypatch.setattr(sys, "argv", ["rwkv-tpu", "nightly", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code or 0
+
+
+def wait_for(condition):
+    """Wait until something is so; fail where it does not come to it."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited for half a minute"
+        time.sleep(0.05)
+
+
+def test_nights_in_a_row(tmp_path, monkeypatch, capsys):
+    """The first is a baseline and no pass; a bad one is none; a person can accept it."""
+    folder = tmp_path / "n"
+    assert spend(plan(folder, a_run(1))) == 3
+    first = nights_of(folder)[-1]
+    assert baseline_of(nights_of(folder)).name == first.name
+    assert "becomes the baseline" in (first.folder / VERDICT).read_text()
+
+    assert spend(plan(folder, a_run(2))) == 0
+    second = nights_of(folder)[-1]
+    assert second.state.baseline == first.name
+
+    for number in (3, 4):
+        assert spend(plan(folder, a_run(number, outcome=Outcome.FAILED))) == 1
+        bad = nights_of(folder)[-1]
+        assert (bad.state.baseline, bad.state.good) == (second.name, False)
+    assert nightly_command(monkeypatch, folder, "--accept", bad.name) == 0
+    assert baseline_of(nights_of(folder)).name == bad.name
+    assert nightly_command(monkeypatch, folder, "--accept", second.name) == 0
+    assert baseline_of(nights_of(folder)).name == second.name
+    assert nightly_command(monkeypatch, folder, "--accept", "never") == 4
+    assert bad.name in capsys.readouterr().err
+
+    page = (folder / PAGE).read_text()
+    assert f"gate 1 against {second.name}" in page
+    with History(folder / HISTORY) as history:
+        assert [run.id for run in history.runs()] == ["r1", "r2", "r3", "r4"]
+
+
+def test_a_night_of_many_launches(tmp_path):
+    """All launches of a night are one side of the gate."""
+    folder = tmp_path / "n"
+    assert spend(plan(folder, *map(a_run, (1, 2, 3)))) == 3
+    assert spend(plan(folder, *map(a_run, (4, 5)))) == 0
+    assert (
+        "NEW       " + str(nights_of(folder)[-1].folder) + ": 2 runs"
+        in (nights_of(folder)[-1].folder / VERDICT).read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (MadeRun((a_record(),), {"id": "r1"}, complete=False), 3),
+        (MadeRun((), {"id": "r1"}), 3),
+        (MadeRun((a_record(),), {"id": "r1"}, mangle=lambda text: b"x" + text), 3),
+        (MadeRun((a_record(), a_record(PREFILL, outcome=Outcome.INFRA)), {"id": "r1"}), 4),
+        (a_run(1, outcome=Outcome.FAILED), 3),
+    ],
+    ids=["interrupted", "empty", "unreadable", "infra", "failed"],
+)
+def test_what_cannot_be_a_baseline(tmp_path, made, code):
+    """A night that measured nothing sound is no baseline, even where there is no other."""
+    assert spend(plan(tmp_path / "n", made)) == code
+    assert baseline_of(nights_of(tmp_path / "n")) is None
+
+
+def test_suites_that_do_not_run(tmp_path):
+    """No run, no pass."""
+    nothing = [sys.executable, "-c", "raise SystemExit(4)"]
+    assert spend(replace(plan(tmp_path / "n", a_run(1)), command=lambda _: nothing)) == 3
+
+
+def test_suites_that_break_at_the_end(tmp_path):
+    """A run that is whole and good, of a process that was not: no pass, and no baseline."""
+    good = plan(tmp_path / "n", a_run(1))
+    broken = replace(good, command=lambda night: breaking(good.command(night)))
+    assert spend(broken) == 4
+    assert baseline_of(nights_of(tmp_path / "n")) is None
+
+
+def test_one_at_a_time(tmp_path, monkeypatch, capsys):
+    """A second nightly says so and ends with 4; it makes no night."""
+    (tmp_path / "n").mkdir()
+    with filelock.FileLock(tmp_path / "n" / ".nightly.lock"):
+        assert nightly_command(monkeypatch, tmp_path / "n") == 4
+    assert "another rwkv-tpu nightly works there" in capsys.readouterr().err
+    assert not (tmp_path / "n" / NIGHTS).exists()
+
+
+@pytest.mark.parametrize("arguments", [["--keep", "0"], ["--kep", "1"], []])
+def test_usage_is_no_stale_expectation(arguments, tmp_path, monkeypatch):
+    """A mistake in usage ends with 3."""
+    assert nightly_command(monkeypatch, *([tmp_path, *arguments] if arguments else [])) == 3
+
+
+def test_nights_go(tmp_path):
+    """The oldest go, their figures stay; the baseline stays, whatever its age."""
+    folder = tmp_path / "n"
+    for number in (1, 2):
+        spend(plan(folder, a_run(number)))
+    kept = baseline_of(nights_of(folder)).name
+    for number in (3, 4, 5):
+        spend(plan(folder, a_run(number, outcome=Outcome.FAILED), keep=2))
+    names = [night.name for night in nights_of(folder)]
+    assert (len(names), names[0]) == (3, kept)
+    assert sorted(path.name for path in (folder / NIGHTS).iterdir()) == names
+    with History(folder / HISTORY) as history:
+        assert len(history.runs()) == 5
+    assert (folder / PAGE).read_text().count("(removed)") == 2
+
+
+@given(
+    ages=st.lists(st.integers(0, 400), max_size=12),
+    good=st.sets(st.integers(0, 11)),
+    running=st.sets(st.integers(0, 11)),
+    count=st.none() | st.integers(1, 12),
+    days=st.none() | st.floats(0, 400),
+)
+def test_retention(ages, good, running, count, days):
+    """Never the baseline, the latest or one that runs; all others beyond a limit, and nothing within both."""
+
+    class Made(Night):
+        """A night that is not on disk."""
+
+        def is_running(self):
+            return int(self.name) in running
+
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    nights = [
+        Made(Path(str(index)), State(started=(now - timedelta(days=age)).isoformat(), good=index in good))
+        for index, age in enumerate(sorted(ages, reverse=True))
+    ]
+    removed = {int(night.name) for night in superfluous(nights, now=now, count=count, days=days)}
+    baseline = {max(good & set(range(len(nights))), default=-1)}
+    safe = baseline | running | {len(nights) - 1}
+    by_count = set(range(len(nights) - count)) if count is not None else set()
+    by_age = {index for index, age in enumerate(sorted(ages, reverse=True)) if days is not None and age > days}
+    assert removed == (by_count | by_age) - safe
+
+
+def test_what_no_nightly_made_stays(tmp_path):
+    """A person's run among the nights, and a night of which a process still has the lock."""
+    folder = tmp_path / "n"
+    spend(plan(folder, a_run(1)))
+    a_run(9).write(folder / NIGHTS / "mine" / "r9")
+    busy = folder / NIGHTS / "20200101T000000.000000Z"
+    busy.mkdir()
+    keep(busy, State(started="2020-01-01T00:00:00+00:00"))
+    with (busy / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spend(plan(folder, a_run(2), keep=1))
+        assert busy.is_dir()
+    spend(plan(folder, a_run(3), keep=1))
+    assert not busy.exists()
+    assert (folder / NIGHTS / "mine" / "r9").is_dir()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_every_way_out(tmp_path, number):
+    """However a night is stopped, its suites hear Ctrl-C and end; the night stays as interrupted, the next one runs."""
+    folder, half = tmp_path / "n", MadeRun((a_record(),), {"id": "r1"}, complete=False)
+    half.write(tmp_path / "half")
+    command = [sys.executable, "-c", STARTING, WAITING, str(tmp_path / "half"), str(tmp_path), str(folder)]
+    nightly = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        wait_for((tmp_path / "started").exists)
+        (night,) = nights_of(folder)
+        assert night.is_running()
+        os.kill(nightly.pid, number)
+        said = nightly.communicate(timeout=60)[1].decode()
+        wait_for((tmp_path / "heard").exists)
+        wait_for(lambda: not night.is_running())
+    finally:
+        nightly.kill()
+        nightly.communicate()
+    if number != signal.SIGKILL:
+        assert nightly.returncode == 4, said
+        assert "interrupted: the night stays" in said
+        assert ">interrupted<" in (folder / PAGE).read_text()
+    assert nights_of(folder)[0].state.finished is None
+    assert spend(plan(folder, a_run(2))) == 3  # there was no good night yet
+    assert spend(plan(folder, a_run(3))) == 0
+
+
+def test_the_suites_are_found_from_anywhere(tmp_path):
+    """The command collects the suites whatever the present folder is."""
+    command = suites_command(tmp_path / "runs", ["--collect-only", "-q", "--grid", "nowhere"])
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 4
+    assert "nowhere" in done.stdout + done.stderr
