@@ -20,11 +20,14 @@ def test_exact_match(case, device, model, check):
 
 @prefill
 def test_tuned_state(case, device, model, check):
-    """From its tuned state, the model answers questions that it cannot answer from the zero state."""
+    """From its tuned state, the model answers questions that it cannot answer without."""
     if model.tuned is None:
         pytest.skip(f"no tuned state of {model.checkpoint.name} is known (suites/checkpoints.toml)")
     engine = device.engine(check, case, case.decode)
     ask(check, engine, model.tuned.questions, model.tuned.state.arrays())
+    (question, *_) = model.tuned.questions
+    without = answer(engine, question)
+    check.equal(True, without != list(question.answer), f"{question.task}: whether the answer without state is wrong")
 
 
 def ask(check, engine, questions, state=None):
@@ -32,14 +35,20 @@ def ask(check, engine, questions, state=None):
     check.metrics["questions"] = len(questions)
     for asked, question in enumerate(questions):
         check.metrics["exact_matches"] = asked
-        answer = []
-        with Session(engine) as session:
-            if state is not None:
-                set_state(engine, session, state)
-            logits = session.feed(question.prompt)
-            for _ in question.answer:
-                answer.append(int(logits.argmax()))
-                if len(answer) < len(question.answer):
-                    logits = session.feed([answer[-1]])
-        check.equal(list(question.answer), answer, f"{question.task}: answer to {list(question.prompt)}")
+        got = answer(engine, question, state)
+        check.equal(list(question.answer), got, f"{question.task}: answer to {list(question.prompt)}")
     check.metrics["exact_matches"] = len(questions)
+
+
+def answer(engine, question, state=None):
+    """Decode greedily, as many tokens as the right answer has."""
+    got = []
+    with Session(engine) as session:
+        if state is not None:
+            set_state(engine, session, state)
+        logits = session.feed(question.prompt)
+        for _ in question.answer:
+            got.append(int(logits.argmax()))
+            if len(got) < len(question.answer):
+                logits = session.feed(got[-1:])
+    return got

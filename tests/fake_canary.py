@@ -1,5 +1,6 @@
 """A canary for the fake libsophon: its known answer is what the fake net computes."""
 
+from compile.spec import Quantization
 from harness.device.canary import Canary
 from harness.device.place import place_of
 from harness.limits import load_limits
@@ -21,5 +22,5 @@ def fake_canary(board, folder):
     tokens = list(range(16))
     with place_of(board).open([path]) as engine:
         want = BmodelTarget(engine, engine.nets[0].name).run(tokens)
-    (limits,) = load_limits()[0].values()
+    limits = load_limits()[0][Quantization.F16]
     return Canary(FakeBmodel(path), tokens, want, limits)

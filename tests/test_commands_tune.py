@@ -143,7 +143,7 @@ def test_the_best_is_found_and_kept(compiler, verdicts, rwkv_tpu, tmp_path):
     assert read_tuned(tmp_path / "tuned.toml") == (
         Tuned(
             case="decode-F16-chunk",
-            size="L2-C128-V320",
+            size="L2-C128-V257",
             toolchain="1.30.2",
             options=(Option.OPT1,),
             predicted_cycles=49_600,
@@ -285,13 +285,13 @@ def test_the_judge(compiler, tmp_path, monkeypatch, addr_mode, right, stage, mes
     libraries = build_libraries(tmp_path / "libraries")
     tree = write_tree(tmp_path / "root", PCIE, ["bm-sophon0"], libraries=False)
     place = place_of(locate_board(0, libraries, tree))
-    good = write_bmodel(tmp_path / "good.bmodel", FakeModel().whole(name="decode"))
-    write_bmodel(tmp_path / "model.bmodel", FakeModel(addr_mode=addr_mode).whole(name="decode"))
+    good = write_bmodel(tmp_path / "good.bmodel", FakeModel(vocabulary=257).whole(name="decode"))
+    write_bmodel(tmp_path / "model.bmodel", FakeModel(vocabulary=257, addr_mode=addr_mode).whole(name="decode"))
     toolchain = type("Toolchain", (), {"identity": "none"})()
     limits = load_limits()[0][Quantization.F16]
     judge = ParityJudge(open_model(None), toolchain, place, limits, say=lambda _: None)
     if right:
-        judge._oracle = FakeOracle(place, good)
+        monkeypatch.setattr("harness.tune.oracle_for", lambda *_: FakeOracle(place, good))
     parity = judge.judge(parse_case("decode-F16-chunk"))
     assert parity.stage is stage, parity.message
     assert message in parity.message
