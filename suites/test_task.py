@@ -26,8 +26,8 @@ def test_tuned_state(case, device, model, check):
     engine = device.engine(check, case, case.decode)
     ask(check, engine, model.tuned.questions, model.tuned.state.arrays())
     (question, *_) = model.tuned.questions
-    without = answer(engine, question)
-    check.equal(True, without != list(question.answer), f"{question.task}: whether the answer without state is wrong")
+    without = "right" if answer(engine, question) == list(question.answer) else "wrong"
+    check.equal("wrong", without, f"{question.task}: answer without the tuned state to {list(question.prompt)}")
 
 
 def ask(check, engine, questions, state=None):
