@@ -64,6 +64,11 @@ class Check:
         breaches = limits.breaches(distance)
         assert not breaches, "; ".join(breaches)
 
+    def total(self, reference: np.ndarray, got: Output) -> None:
+        """Record, without a verdict, how far *got* is from the checkpoint's own weights: the whole cost."""
+        rows = reference[list(got.positions)]
+        self._keep_worst("total_kl_mean_nats", logits_distance(rows, got.logits, near_tie_nats=0.0).kl_mean_nats)
+
     def state(self, reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
         """Judge every kind of state against the reference's.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from compile.spec import Quantization
 from harness.cases import case_of
 from harness.check import CHECK, Check
 from harness.run import RUN, SuiteRun
@@ -44,6 +45,12 @@ def oracle(request: pytest.FixtureRequest) -> ReferenceTarget:
     if case is None:
         pytest.fail("an oracle belongs to a case, whose precision decides its weights")
     return request.config.stash[RUN].oracle(case.quantization)
+
+
+@pytest.fixture
+def full_precision(request: pytest.FixtureRequest) -> ReferenceTarget:
+    """The reference with the checkpoint's own weights, whatever the case's precision makes of them."""
+    return request.config.stash[RUN].oracle(Quantization.F32)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from compile.compiler import Bmodel, CompileError, compile_graph
+from compile.spec import Quantization
 from compile.toolchain import find
 from harness.cases import Case, load_grid
 from harness.checkpoints import open_model
@@ -16,7 +17,7 @@ from harness.device.guard import Guard
 from harness.device.place import open_place
 from harness.jobs import job_of
 from harness.limits import load_limits
-from harness.oracle import oracle_for
+from harness.oracle import QUANTISED, oracle_for
 from harness.paths import cache_folder
 from reports.schema import Stage
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from compile.spec import Quantization
     from harness.check import Check
     from harness.targets.torch import ReferenceTarget
     from runtime.engine import Engine
@@ -83,6 +83,8 @@ class SuiteRun:
 
     def oracle(self, quantization: Quantization) -> ReferenceTarget:
         """What bmodels of a precision are judged against."""
+        if quantization not in QUANTISED:
+            quantization = Quantization.F32
         if quantization not in self._oracles:
             self._oracles[quantization] = oracle_for(self.model.checkpoint, quantization)
         return self._oracles[quantization]

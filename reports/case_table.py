@@ -39,6 +39,7 @@ ACCURACY, PREDICTED, MEASURED = "accuracy", "predicted", "measured"
 FIGURES = (
     Figure(name="kl_mean", label="KL mean", group=ACCURACY, unit="nats"),
     Figure(name="kl_worst", label="KL worst", group=ACCURACY, unit="nats"),
+    Figure(name="total_kl", label="KL in all", group=ACCURACY, unit="nats"),
     Figure(name="top1", label="top-1", group=ACCURACY, unit="share", better="higher"),
     Figure(name="state_nmse", label="state NMSE", group=ACCURACY, unit=""),
     Figure(name="predicted_ms", label="call", group=PREDICTED, unit="ms"),
@@ -102,9 +103,11 @@ def _row(run: int, case: str, records: Sequence[Record]) -> CaseRow:
 def _figures(parts: CaseParts, records: Sequence[Record]) -> dict[str, float]:
     predicted: Mapping[str, float] = next((record.predicted for record in records if record.predicted), {})
     call_ms = predicted.get("predicted_ms")
+    total_kl = _worst(records, "total_kl_mean_nats", max)
     found = {
         "kl_mean": _worst(records, "kl_mean_nats", max),
         "kl_worst": _worst(records, "kl_worst_nats", max),
+        "total_kl": total_kl if total_kl is not None else _worst(records, "kl_mean_nats", max),
         "top1": _worst(records, "top1_share", min),
         "state_nmse": _worst(records, "state_nmse", max),
         "predicted_ms": call_ms,

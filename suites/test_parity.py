@@ -7,9 +7,9 @@ from harness.parity import FROM_ANY_STATE, judge_from_random_state, judge_from_z
 
 
 @pytest.mark.graphs(*GraphKind)
-def test_from_zero_state(case, device, oracle, model, check):
+def test_from_zero_state(case, device, oracle, full_precision, model, check):
     """From the zero state, over text: logits of every position, and the state after the last."""
-    judge_from_zero_state(check, device.engine(check, case), case, model, oracle)
+    judge_from_zero_state(check, device.engine(check, case), case, model, oracle, full_precision)
 
 
 @pytest.mark.graphs(*FROM_ANY_STATE)
