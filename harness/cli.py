@@ -14,6 +14,7 @@ from compile.toolchain import ToolchainError
 from harness.cases import CaseError
 from harness.commands import checkpoint, history, toolchain
 from harness.commands.bench_compile import run_bench_compile
+from harness.commands.bisect import bisect
 from harness.commands.doctor import doctor
 from harness.commands.first_board import first_board
 from harness.commands.gate import GateCommand, gate
@@ -21,6 +22,7 @@ from harness.commands.lambada import lambada
 from harness.commands.model_card import model_card
 from harness.commands.nightly import NightlyCommand, nightly
 from harness.commands.profile import profile
+from harness.commands.release import release
 from harness.commands.report import report
 from harness.commands.stand_in import stand_in
 from harness.commands.train import state_tune, train
@@ -61,6 +63,8 @@ app.command(no_args_is_help=True)(profile)
 app.command(cls=GateCommand)(gate)
 app.command(no_args_is_help=True)(report)
 app.command(cls=NightlyCommand)(nightly)
+app.command(cls=GateCommand)(release)
+app.command(cls=GateCommand)(bisect)
 app.command(no_args_is_help=True)(tune)
 app.command(no_args_is_help=True)(train)
 app.command("model-card")(model_card)

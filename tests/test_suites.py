@@ -49,7 +49,7 @@ def test_trained_checkpoint_that_reverses(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--grid", "smoke", "-k", "parity or task"], pytest.param([], marks=pytest.mark.long)]
+    "arguments", [["--grid", "smoke", "-k", "parity and prefill_all"], pytest.param([], marks=pytest.mark.long)]
 )
 def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path, arguments):
     """A model of twelve layers in the ggmf container passes on the simulator; every suite of it takes long."""
