@@ -21,7 +21,8 @@ def model():
 def test_claims(model):
     """At most 2.6 bits per byte of held-out text; at least 99 % exact at every claimed length."""
     recipe = read_recipe(DEFAULT.with_name("tiny.toml"))
-    found = ability(Fast(model.checkpoint), open_sources(recipe, model.codec).held_out, model.codec, n=100)
+    fast = Fast(model.checkpoint)
+    found = ability(fast, fast, open_sources(recipe, model.codec).held_out, model.codec, n=100)
     assert found.bits_per_byte <= 2.6
     for kind, longest in CLAIMED.items():
         for length in LENGTHS[kind]:

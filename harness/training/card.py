@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from harness.training.measures import bits_per_byte, exact_answers, questions
+from harness.training.measures import bits_per_byte, exact_answers, kl_mean_nats, questions
 from harness.training.sources import open_sources
 from reference.fast import Fast
 from reference.number_formats import NumberFormat, RoundedState
@@ -38,6 +38,9 @@ TUNED = Kind.BARE_REVERSE
 TUNED_LENGTHS = (3, 4, 6, 8, 10)
 """What is asked of the tuned state; shorter strings are often their own reversal."""
 
+KL_TOKENS = 512
+"""Of each held-out document, for distances between logits."""
+
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
@@ -47,10 +50,12 @@ class Ability:
 
     Attributes:
         bits_per_byte: of held-out text.
+        kl_mean_nats: of held-out text, from the shipped model in float32.
         exact: share of exact answers by task and length.
     """
 
     bits_per_byte: float
+    kl_mean_nats: float
     exact: dict[Kind, dict[int, float]]
 
     def claimed(self, kind: Kind) -> float:
@@ -66,13 +71,14 @@ class Ability:
         )
 
 
-def ability(model: Fast, held_out: Sequence[Sequence[int]], codec: Codec, n: int) -> Ability:
+def ability(model: Fast, shipped: Fast, held_out: Sequence[Sequence[int]], codec: Codec, n: int) -> Ability:
     """Measure with *n* questions of each task and length."""
     exact = {
         kind: {length: exact_answers(model, questions(kind, length, n, codec)) / n for length in lengths}
         for kind, lengths in LENGTHS.items()
     }
-    return Ability(bits_per_byte(model, held_out, codec), exact)
+    kl = kl_mean_nats(shipped, model, [tokens[:KL_TOKENS] for tokens in held_out])
+    return Ability(bits_per_byte(model, held_out, codec), kl, exact)
 
 
 def tuned_ability(model: Fast, state: State | None, codec: Codec, n: int) -> dict[int, float]:
@@ -94,13 +100,14 @@ def write_card(
     """
     checkpoint, codec = model.checkpoint, model.codec
     held_out = open_sources(recipe, codec).held_out
+    exact = Fast(checkpoint)
 
     def measured(what: str, fast: Fast) -> Ability:
-        found = ability(fast, held_out, codec, n)
+        found = ability(fast, exact, held_out, codec, n)
         say(f"{what}: {found.bits_per_byte:.3f} bits per byte, at least {found.worst:.1%} exact where claimed")
         return found
 
-    shipped = measured("as shipped", Fast(checkpoint))
+    shipped = measured("as shipped", exact)
     formats = {}
     for number_format in NumberFormat:
         if number_format is NumberFormat.FP32:
@@ -114,14 +121,14 @@ def write_card(
     again = [measured(f"retrained: {other.name}", Fast(other)) for other in retrained]
     tuned = None
     if model.tuned is not None:
-        fast = Fast(checkpoint)
-        tuned = (tuned_ability(fast, None, codec, n), tuned_ability(fast, model.tuned.state, codec, n))
+        tuned = (tuned_ability(exact, None, codec, n), tuned_ability(exact, model.tuned.state, codec, n))
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
     return environment.from_string(_TEMPLATE.read_text()).render(
         checkpoint=checkpoint,
         parameters=sum(t.numel() for t in checkpoint.tensors.values()),
         recipe=recipe,
         n=n,
+        kl_tokens=KL_TOKENS,
         held_out_bytes=sum(map(len, held_out)),
         shipped=shipped,
         claimed={kind.value: longest for kind, longest in CLAIMED.items()},

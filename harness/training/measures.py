@@ -6,6 +6,9 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from harness.metrics import kl_divergence
 from harness.training.sources import question
 from reference.training.documents import END_OF_TEXT
 
@@ -24,6 +27,15 @@ def bits_per_byte(model: Fast, documents: Sequence[Sequence[int]], codec: Codec)
     scored = model.score([([END_OF_TEXT], tokens) for tokens in documents])
     nats = -sum(float(one.log_probs.sum()) for one in scored)
     return nats / math.log(2) / sum(len(codec.decode_bytes(tokens)) for tokens in documents)
+
+
+def kl_mean_nats(model: Fast, other: Fast, documents: Sequence[Sequence[int]]) -> float:
+    """Mean KL divergence of *other*'s next-token distribution from *model*'s over the tokens of documents, in nats."""
+    kl = [
+        kl_divergence(model.forward(tokens)[0].numpy(), other.forward(tokens)[0].numpy())
+        for tokens in ([END_OF_TEXT, *document] for document in documents)
+    ]
+    return float(np.concatenate(kl).mean())
 
 
 def questions(kind: Kind, length: int, n: int, codec: Codec, seed: int = 0) -> list[Question]:
