@@ -142,7 +142,7 @@ def test_compiled_formats_are_the_emulated_ones(toolchain, precision):
     distance = logits_distance(emulated.logits, got.logits, near_tie_nats=0.01)
     assert distance.kl_mean_nats <= 1e-4
     assert max(state_nmse(emulated.state, got.state).values()) <= 2e-5
-    assert logits_distance(exact.logits, got.logits, near_tie_nats=0.01).kl_mean_nats > 2e-4
+    assert logits_distance(exact.logits, got.logits, near_tie_nats=0.01).kl_mean_nats > 1e-4
 
 
 def test_emulation_ends_with_the_call():

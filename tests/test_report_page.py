@@ -135,11 +135,13 @@ def test_sorting(browser, tmp_path):
     records.append(a_record("prefill_7-F16-chunk", metrics={"kl_worst_nats": float("nan")}))
     with Shown(browser, write_page(tmp_path, MadeRun(tuple(records)))) as shown:
         heading = shown.page.locator("#cases thead tr:last-child th", has_text="KL worst")
-        heading.click()
-        assert shown.table() == [f"prefill_{n}-F16-chunk" for n in (3, 20, 100, 7)]
-        assert heading.get_attribute("aria-sort") == "ascending"
-        heading.click()
-        assert shown.table() == [f"prefill_{n}-F16-chunk" for n in (7, 100, 20, 3)]
+        for direction, order in (("ascending", (3, 20, 100, 7)), ("descending", (7, 100, 20, 3))):
+            heading.click()
+            # The table is drawn a moment after the click.
+            shown.page.wait_for_selector(f"#cases thead th[aria-sort={direction}]")
+            first = f"document.querySelector('#cases tbody tr a').textContent === 'prefill_{order[0]}-F16-chunk'"
+            shown.page.wait_for_function(first)
+            assert shown.table() == [f"prefill_{n}-F16-chunk" for n in order]
         assert "not finite" in shown.page.inner_text("#cases tbody")
 
 

@@ -111,7 +111,7 @@ def test_orientation(tmp_path):
 def test_shifts_are_not_lost_silently(tmp_path):
     """A state with time shifts is saved only where dropping them is asked for."""
     state = State.random(SHAPE, 1, torch.float32)
-    with pytest.raises(CheckpointError, match="time shifts are not zero"):
+    with pytest.raises(CheckpointError, match="token shifts are not zero"):
         save_state(state, tmp_path / "s.pth")
     assert not list(tmp_path.iterdir())
     save_state(state, tmp_path / "s.pth", shifts=Shifts.DROP)
@@ -140,15 +140,15 @@ FIRST = "blocks.0.att.time_state"
     ("tensors", "message"),
     [
         (dict(synthetic(SHAPE).tensors), r"holds emb\.weight, .* this is a checkpoint, not a state"),
-        ({FIRST: torch.zeros(2, 64, 64)}, "states of 1 layers up to number 0, but the model has layers 0 to 1"),
-        (changed(**{"blocks.2.att.time_state": torch.zeros(2, 64, 64)}), "states of 3 layers"),
+        ({FIRST: torch.zeros(2, 64, 64)}, "att.time_state of 1 layers up to number 0, but the model has layers 0 to 1"),
+        (changed(**{"blocks.2.att.time_state": torch.zeros(2, 64, 64)}), "att.time_state of 3 layers"),
         (changed(**{"blocks.999999999.att.time_state": torch.zeros(2, 64, 64)}), "up to number 999999999"),
         (changed(**{FIRST: torch.zeros(4, 32, 32)}), r"shape \(4, 32, 32\), but the model needs \(2, 64, 64\)"),
         (changed(**{FIRST: torch.zeros(2, 64, 64).long()}), "holds 'torch.LongStorage'"),
         (changed(**{FIRST: torch.full((2, 64, 64), float("inf"))}), "holds NaN or Inf"),
         (changed(**{FIRST: torch.zeros(1, 1, 1).expand(2, 64, 64)}), "repeats numbers"),
         (changed(**{"blocks.00.att.time_state": torch.zeros(2, 64, 64)}), "blocks.N.att.time_state alone"),
-        ({}, "states of 0 layers"),
+        ({}, "att.time_state of 0 layers"),
     ],
 )
 def test_other_files(tmp_path, tensors, message):
