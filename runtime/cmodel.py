@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 CHIP = "libcmodel.so"
 _LINKS = {
-    "libbmlib.so.0": "libbmlib_bm1684x.so.0",
-    "libbmrt.so.1.0": "libbmrt.so.1.0",
-    CHIP: "libcmodel_bm1684x.so",
+    "libbmlib.so.0": ("libbmlib_bm1684x.so.0", "libbmlib.so.0"),  # TPU-MLIR 1.28.1 has it under the plain name alone
+    "libbmrt.so.1.0": ("libbmrt.so.1.0",),
+    CHIP: ("libcmodel_bm1684x.so",),
 }
+"""What each is linked to: the first of these names that the wheel has."""
 
 _UNUSED_ENGINES = frozenset({"TPU_GDE", "TPU_SORT", "TPU_NMS"})
 _MATRICES, _MOVES = "TPU_BD", "TPU_GDMA"
@@ -47,15 +48,17 @@ def linked_libraries(folder: Path, scratch: str | None = None) -> Iterator[Path]
     Raises:
         LibraryMissing: a library is absent.
     """
-    missing = [str(folder / name) for name in _LINKS.values() if not (folder / name).is_file()]
+    found = {link: next(filter(Path.is_file, map(folder.joinpath, names)), None) for link, names in _LINKS.items()}
+    missing = [str(folder / _LINKS[link][0]) for link, file in found.items() if file is None]
     if missing:
         raise LibraryMissing(
             f"not found: {', '.join(missing)}. They are part of a TPU-MLIR wheel, in the folder tpu_mlir/lib"
         )
     links = Path(tempfile.mkdtemp(prefix="cmodel-", dir=scratch))
     try:
-        for link, name in _LINKS.items():
-            (links / link).symlink_to((folder / name).resolve())
+        for link, file in found.items():
+            if file is not None:
+                (links / link).symlink_to(file.resolve())
         yield links
     finally:
         shutil.rmtree(links, ignore_errors=True)

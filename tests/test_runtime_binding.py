@@ -11,7 +11,8 @@ import pytest
 
 from runtime import binding
 from runtime.binding import DeviceMem, DevStat, Dtype, NetInfo, Profile, Shape, StageInfo, Status, Tensor, check
-from runtime.faults import DeviceError, OutOfDeviceMemory, RuntimeFault
+from runtime.cmodel import linked_libraries
+from runtime.faults import DeviceError, LibraryMissing, OutOfDeviceMemory, RuntimeFault
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -170,3 +171,20 @@ def test_lack_of_memory_is_a_fault_of_its_own():
     with pytest.raises(OutOfDeviceMemory, match="bm_malloc_device_byte"):
         check("bm_malloc_device_byte", Status.NO_MEMORY)
     assert issubclass(OutOfDeviceMemory, RuntimeFault)
+
+
+def test_names_in_the_wheels(tmp_path):
+    """The chip's own name goes before the plain one, which older wheels have alone; with neither it is told."""
+    names = ("libbmlib.so.0", "libbmlib_bm1684x.so.0", "libbmrt.so.1.0", "libcmodel_bm1684x.so")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    with linked_libraries(tmp_path) as links:
+        assert (links / "libbmlib.so.0").read_text() == "libbmlib_bm1684x.so.0"
+    (tmp_path / "libbmlib_bm1684x.so.0").unlink()
+    with linked_libraries(tmp_path) as links:
+        assert (links / "libbmlib.so.0").read_text() == "libbmlib.so.0"
+        assert (links / "libcmodel.so").read_text() == "libcmodel_bm1684x.so"
+    assert not links.exists()
+    (tmp_path / "libbmlib.so.0").unlink()
+    with pytest.raises(LibraryMissing, match=r"libbmlib_bm1684x\.so\.0"), linked_libraries(tmp_path):
+        pass
