@@ -42,6 +42,7 @@ from harness.training.recipe import RecipeError
 from harness.tuned import TunedError
 from reference.shape import CheckpointError
 from reference.training.documents import DocumentError
+from reference.training.trainer import DivergedError
 from reports.history import HistoryError
 from runtime.faults import RuntimeFault
 from tokenizer.world import TokenizerError
@@ -79,6 +80,7 @@ EXPLAINED = (
     CheckpointError,
     CompileError,
     DataError,
+    DivergedError,
     DocumentError,
     HistoryError,
     InfraError,

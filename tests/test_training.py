@@ -30,7 +30,7 @@ from reference.training.model import Trainable
 from reference.training.optimizer import Schedule, optimizer
 from reference.training.state_tuning import TunedState
 from reference.training.tasks import END, Kind
-from reference.training.trainer import Training
+from reference.training.trainer import DivergedError, Training
 from reference.training.wkv import wkv
 
 SHAPE = ModelShape(
@@ -267,7 +267,7 @@ def test_a_loss_that_is_not_finite():
     with torch.no_grad():
         model.weights["head/weight"].fill_(float("nan"))
     before = {name: tensor.clone() for name, tensor in model.tensors().items() if name != "head.weight"}
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(DivergedError, match="lower the learning rate"):
         training.advance()
     assert all(torch.equal(t, model.tensors()[name]) for name, t in before.items())
 
@@ -414,6 +414,27 @@ def test_recipes_with_a_mistake(tmp_path, monkeypatch, capsys, change, message):
     assert ended.value.code == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (("n_vocab = 257", "n_vocab = 200"), (), "expects a vocabulary of 257"),
+        (("", ""), ("--device", "tpu"), "there are cpu and cuda"),
+        (("rate = 1e-3", "rate = 1e30"), (), "lower the learning rate"),
+    ],
+)
+def test_what_cannot_be_trained(tmp_path, monkeypatch, capsys, change, arguments, message):
+    """Ids without rows, a device that is not there, a loss that runs away: an error in words, and no model."""
+    (tmp_path / "text.txt").write_text("words " * 50)
+    (tmp_path / "r.toml").write_text(RECIPE.replace(*change) if change[0] else RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rwkv-tpu", "train", "r.toml", "--out", "out", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_the_container_of_what_was_trained(tmp_path):

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import torch
 import typer
 
 from harness.training.recipe import SMALL, Answers, Recipe, RecipeError, TextFiles, check_recipe, read_recipe
 from reference.training.optimizer import Schedule
 from tokenizer.codec import Codec
+from tokenizer.codec import check as check_codec
 
 if TYPE_CHECKING:
     from harness.training.recipe import SourceRecipe
@@ -94,6 +96,7 @@ def train(
             raise RecipeError(f"the recipe is of {recipe.shape}, but {checkpoint} of {start.shape}: leave out [shape]")
         shape, tensors = start.shape, dict(start.tensors)
         codec = codec or codec_of(start.sha256, shape.n_vocab)[0]
+    _check(codec, shape.n_vocab, device)
     opened = open_sources(recipe, codec)
     model = Trainable(shape, tensors, recompute=recipe.recompute).to(device)
     named = [(name.replace("/", "."), parameter) for name, parameter in model.weights.items()]
@@ -158,6 +161,7 @@ def state_tune(
         raise RecipeError(f"{recipe_file}: has a [shape], but the sizes are those of {checkpoint}: leave it out")
     start = load(checkpoint)
     codec = codec or codec_of(start.sha256, start.shape.n_vocab)[0]
+    _check(codec, start.shape.n_vocab, device)
     opened = open_sources(recipe, codec, packed=False)
     tuned = TunedState(Trainable(start.shape, start.tensors, recompute=recipe.recompute), shifts=shifts).to(device)
     training = Training(
@@ -201,6 +205,15 @@ def _recipe(
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _check(codec: Codec, n_vocab: int, device: str) -> None:
+    """Refuse ids that the model has no rows for, and a device that is not there, before anything is trained."""
+    check_codec(codec, n_vocab)
+    if device not in ("cpu", "cuda"):
+        raise RecipeError(f"no device {device!r}; there are cpu and cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("torch sees no CUDA device here: leave out --device, or install a CUDA build of torch")
 
 
 def _identity(recipe: Recipe) -> str:

@@ -33,7 +33,7 @@ def run_training(training: Training, folder: Path, *, save_every: int, title: st
 
     Raises:
         CheckpointError: the folder holds another training, or cannot be written.
-        FloatingPointError: the loss is no longer finite.
+        DivergedError: the loss is no longer finite.
     """
     saved = folder / SAVED
     if saved.exists():

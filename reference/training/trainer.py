@@ -45,6 +45,10 @@ class Point:
     rate: float
 
 
+class DivergedError(ArithmeticError):
+    """The loss or its gradient is no longer finite: says at which step, and what to do."""
+
+
 class Training:
     """A module under training.
 
@@ -93,7 +97,7 @@ class Training:
         """Do one step.
 
         Raises:
-            FloatingPointError: the loss is not finite; the weights are those of the step before.
+            DivergedError: the loss is not finite; the weights are those of the step before.
         """
         rate = self._schedule.at(self.step)
         for group in self._optimizer.param_groups:
@@ -109,7 +113,7 @@ class Training:
         norm = clip_grad_norm_(list(self._named.values()), self._schedule.clip)
         point = Point(self.step, loss.item(), norm.item(), rate)
         if not norm.isfinite() or not loss.isfinite():
-            raise FloatingPointError(
+            raise DivergedError(
                 f"step {self.step}: loss {point.loss_nats}, gradient norm {point.gradient_norm}, but both should be "
                 "finite: lower the learning rate"
             )
