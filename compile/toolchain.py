@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RECEIPT = "toolchain.json"
+_RUNNER = Path(__file__).with_name("tool_runner.py")
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?(\+[a-z0-9]+(\.[a-z0-9]+)*)?")
 
@@ -131,13 +132,16 @@ class Toolchain:
     def command(self, tool: str) -> list[str]:
         """Return the start of the command line of a tool, such as ``model_deploy`` or ``model_tool``.
 
-        This starts the tool's own file. The release's console scripts start that in a second process, put the
-        libpython of Ubuntu 22.04 under it, and turn each way to fail, a signal included, into exit status 1.
+        This starts the tool's own file, by way of ``tool_runner.py``. The release's console scripts start that in a
+        second process, put the libpython of Ubuntu 22.04 under it, and turn each way to fail, a signal included, into
+        exit status 1.
 
         Raises:
             ToolchainError: the release has no such tool.
         """
-        scripts = {file.stem: [str(self.python), str(file)] for file in self.package.glob("python/tools/*.py")}
+        scripts = {
+            file.stem: [str(self.python), str(_RUNNER), str(file)] for file in self.package.glob("python/tools/*.py")
+        }
         programs = {file.name: [str(file)] for file in self.package.glob("bin/*")}
         tools = programs | scripts
         if tool not in tools:

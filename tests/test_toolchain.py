@@ -414,7 +414,8 @@ def test_commands_start_the_tools_own_files(made: tuple[Toolchain, list[str]]) -
     """Scripts run under the environment's interpreter and programs by themselves; an unknown tool is named."""
     toolchain, _ = made
     script = toolchain.package / "python" / "tools" / "model_deploy.py"
-    assert toolchain.command("model_deploy") == [str(toolchain.python), str(script)]
+    runner = str(Path(installer.__file__).with_name("tool_runner.py"))
+    assert toolchain.command("model_deploy") == [str(toolchain.python), runner, str(script)]
     assert toolchain.command("model_tool") == [str(toolchain.package / "bin" / "model_tool")]
     with pytest.raises(ToolchainError, match=r"no tool '\.\./x', only model_deploy, model_tool, model_transform"):
         toolchain.command("../x")
