@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compile.dims import Dims
-from compile.graphs.wkv import CROSSING_EVERY
 from compile.spec import GraphKind
 
 if TYPE_CHECKING:
@@ -21,8 +20,13 @@ def needed_flags(arrays: Arrays, spec: GraphSpec) -> tuple[str, ...]:
 
     ``--disable_topo_sort``, for one token: operations keep the order in which the graph names them. Sorted depth first,
     what the recurrence makes of a value comes before the LoRA pairs, and its columns cross between layer groups, 15 us
-    each: 334 us instead of 255 for two layers at 0.1B in W4F16. For T tokens the sorted order is 2 % faster; but where
-    the state crosses between groups (compile/graphs/wkv.py), it would gather what those crossings are to keep apart.
+    each: 334 us instead of 255 for two layers at 0.1B in W4F16. For T tokens the sorted order is 2 % faster.
+
+    ``--opt 1``, for T tokens: as many operations in a layer group as fit, in place of the compiler's search for the
+    cheapest groups. Each layer's recurrence is one group anyway, so that the search finds the same or worse (F16, two
+    layers at 0.1B: 751.8 us and not 765.3 for 64 tokens, 918.4 and not 926.9 for 128), and takes a time that grows with
+    the cube of what is grouped: of two layers and 512 tokens it had not ended after a quarter of an hour, and without
+    it they compile in a minute. For one token the search is 6 % faster.
 
     ``--disable_layer_group``, for a single head: no product of the recurrence is batched then, so nothing breaks the
     layers apart, and the compiler searches layer groups over the whole model: TPU-MLIR 1.30.2 took 33 s for a decode
@@ -31,5 +35,5 @@ def needed_flags(arrays: Arrays, spec: GraphSpec) -> tuple[str, ...]:
     """
     if Dims.of(arrays).H == 1:
         return ("--disable_layer_group", "--quant_output")
-    ordered = spec.kind is GraphKind.DECODE or spec.T > CROSSING_EVERY
-    return ("--disable_topo_sort", "--quant_output") if ordered else ("--quant_output",)
+    grouping = ("--disable_topo_sort",) if spec.kind is GraphKind.DECODE else ("--opt", "1")
+    return (*grouping, "--quant_output")

@@ -18,6 +18,7 @@ class Option(Enum):
     """One option, by the name that ids have for it."""
 
     OPT1 = "opt1"  # groups as many layers as possible, in place of a search for the cheapest groups
+    OPT2 = "opt2"  # that search, the compiler's default, also for graphs that do without it otherwise
     NO_LAYER_GROUP = "no_layer_group"  # one operation after the other, each from DDR and back
     NO_TOPO_SORT = "no_topo_sort"  # operations are grouped in the graph's own order
     TOPO_SORT = "topo_sort"  # they are sorted first, also in graphs that are not sorted otherwise
@@ -35,8 +36,14 @@ class Option(Enum):
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
 """Ways to address inputs and outputs; a compile has one."""
 
-_GROUPING = frozenset({Option.OPT1, Option.NO_TOPO_SORT, Option.TOPO_SORT})  # they say how layers are grouped
-_OPPOSITE = {Option.TOPO_SORT: Option.NO_TOPO_SORT, Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT}  # which it takes away
+_GROUPING = frozenset(
+    {Option.OPT1, Option.OPT2, Option.NO_TOPO_SORT, Option.TOPO_SORT}
+)  # they say how layers are grouped
+_OPPOSITE = {  # which it takes away
+    Option.OPT2: Option.OPT1,
+    Option.TOPO_SORT: Option.NO_TOPO_SORT,
+    Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT,
+}
 _FLAGS = {
     Option.OPT1: ("--opt", "1"),
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
@@ -113,8 +120,12 @@ def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) 
         n_layer: layers of the graph, each with three states, of which the first follows the token and the logits.
     """
     asked = tuple(options)
-    taken = {flag for option in asked if option in _OPPOSITE for flag in _FLAGS[_OPPOSITE[option]]}
-    found = [flag for flag in flags if flag not in taken]
+    found = list(flags)
+    for option in asked:
+        taken = list(_FLAGS[_OPPOSITE[option]]) if option in _OPPOSITE else []
+        for i in reversed(range(len(found) - len(taken) + 1 if taken else 0)):
+            if found[i : i + len(taken)] == taken:
+                del found[i : i + len(taken)]
     for option in asked:
         added = option_flags(option, n_layer)
         if not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):

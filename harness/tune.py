@@ -45,6 +45,7 @@ PROMISING = (
     Option.IO_RELOC,
     Option.IN_REUSE,
     Option.FLOAT_OUTPUT,
+    Option.OPT2,
     Option.TOPO_SORT,
     Option.NO_LAYER_GROUP,
 )

@@ -176,7 +176,9 @@ def test_a_flag_is_taken_away(compiler, rwkv_tpu):
     assert tried == [{"--disable_topo_sort", "--quant_output"}, {"--quant_output"}, {"--disable_topo_sort"}, set()]
     out, _ = rwkv_tpu("prefill_16-F16-chunk", "--options", "topo_sort,float_output", "--no-parity")
     assert "had anyway by a graph of this kind: topo_sort" in out
-    assert [set(job.flags) for job in compiler.jobs[4:]] == [{"--quant_output"}, set()]
+    assert [set(job.flags) for job in compiler.jobs[4:]] == [{"--opt", "1", "--quant_output"}, {"--opt", "1"}]
+    rwkv_tpu("prefill_16-F16-chunk", "--options", "opt2", "--no-parity")
+    assert set(compiler.jobs[-1].flags) == {"--quant_output"}
 
 
 @pytest.mark.usefixtures("verdicts")

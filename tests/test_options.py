@@ -103,3 +103,9 @@ def test_flags_add_up(options, n_layer):
 def test_another_value_comes_last():
     """A value of the same flag that a graph gets anyway is followed by the option's, which model_deploy goes by."""
     assert with_options(("--opt", "2"), (Option.OPT1,), 1) == ("--opt", "2", "--opt", "1")
+
+
+def test_opt2_is_the_way_back_from_opt1():
+    """A flag with a value is taken away as a whole, and a value that looks the same elsewhere stays."""
+    flags = ("--same_addr", "1", "--opt", "1", "--quant_output")
+    assert with_options(flags, (Option.OPT2,), 1) == ("--same_addr", "1", "--quant_output")

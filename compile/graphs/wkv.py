@@ -25,10 +25,6 @@ BLOCK = 16
 """Tokens that share a centre for the exponents of their decays: inside a block these span at most 0.5452^-16, and
 centred on its middle 0.5452^±8 = 128^±1, which float16 holds with room for the activations that they multiply."""
 
-CROSSING_EVERY = 256
-"""Tokens after which the state leaves the chip: the compiler's search for layer groups grows with the cube of what is
-between. Two layers of 512 tokens, each in one piece, had not come to an end after a quarter of an hour."""
-
 _LARGEST_EXPONENT = 5.0  # above 8 times 0.6065, what a block needs; keeps what is masked later from being infinite
 
 
@@ -66,7 +62,6 @@ class WkvChunks(nn.Module):
     def __init__(self, T: int, N: int) -> None:
         """Any T; the last chunk takes what is left over."""
         super().__init__()
-        self.crossing = Named(f32=True)
         sizes = [LANES] * (T // LANES) + [T % LANES] * (T % LANES > 0)
         self.cuts = [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
         self.chunks = nn.ModuleDict({str(n): WkvChunk(n, N) for n in set(sizes)})
@@ -77,18 +72,10 @@ class WkvChunks(nn.Module):
         """All T tokens, with the decay's logarithm; the state passes from chunk to chunk."""
         ys = []
         for start, n in self.cuts:
-            if start and start % CROSSING_EVERY == 0:
-                S = self.crossed(S, log_w)
             rows = (q[:, start : start + n] for q in (r, log_w, k, v, a, b))
             y, S = self.chunks[str(n)](*rows, S)
             ys.append(y)
         return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], S
-
-    def crossed(self, S: Tensor, log_w: Tensor) -> Tensor:
-        """S, unchanged, by way of another shape: through the chip's outer memory, which ends a layer group."""
-        H, N, _ = S.shape
-        rows: Tensor = self.crossing(S.reshape(1, H * N, N) * _one(log_w)[:1])
-        return rows.reshape(H, N, N)
 
 
 class WkvChunk(nn.Module):
