@@ -13,9 +13,10 @@ from harness.gate.sides import read_side
 from harness.gate.text import MOST, report_words
 from harness.launches import answers, launch, set_aside
 from harness.nightly.suites import sigterm_as_ctrl_c
+from harness.one_price import one_price, with_prices
 from reports.html_page import write_html
 from reports.lenient import load
-from reports.side_by_side import figure_lines, outcome_lines
+from reports.side_by_side import figure_lines, outcome_lines, price_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from compile.toolchain import Toolchain
     from harness.gate.compare import Report
     from harness.gate.rules import Rules
+    from reports.side_by_side import OnePrice
 
 REPORT = "report.md"
 VERDICT = "gate.txt"
@@ -41,6 +43,7 @@ class Plan:
         arguments: further ones of the suites.
         command: what runs the suites into a folder that it is given, with the arguments that it is given.
         install: gives a release's toolchain, installing it where it is not there.
+        cache: where the suites leave what they compile.
         launches: how often a side runs.
         say: receives a line at a time.
     """
@@ -53,6 +56,7 @@ class Plan:
     arguments: Sequence[str]
     command: Callable[[Path, Sequence[str]], list[str]]
     install: Callable[[str], Toolchain]
+    cache: Path
     launches: int
     rules: Rules
     allow: Sequence[str]
@@ -93,11 +97,13 @@ def compare_releases(plan: Plan) -> int:
             arguments = ["--grid", plan.grid, "--device", plan.device, "--toolchain", release, *plan.arguments]
             runs = plan.folder / side
             launch(plan.folder, runs, plan.command(runs, arguments), plan.say)
-        report = gate(read_side(plan.folder / OLD), read_side(plan.folder / NEW), plan.rules, plan.allow)
+        old, new = read_side(plan.folder / OLD), read_side(plan.folder / NEW)
+        prices = one_price(old, new, toolchains[NEW], plan.cache, plan.say)
+        report = gate(*with_prices(old, new, prices), plan.rules, plan.allow)
         words = report_words(report, most=MOST)
         (plan.folder / VERDICT).write_text(words + "\n", encoding="utf-8")
         options = {tool: option_changes(tool, toolchains[OLD], toolchains[NEW]) for tool in TOOLS}
-        text = "\n".join(_report(plan, toolchains, report, words, options)) + "\n"
+        text = "\n".join(_report(plan, toolchains, report, words, options, prices)) + "\n"
         (plan.folder / REPORT).write_text(text, encoding="utf-8")
         write_html(load([plan.folder / OLD, plan.folder / NEW]), plan.folder / PAGE)
         plan.say(words)
@@ -127,6 +133,7 @@ def _report(
     report: Report,
     words: str,
     options: dict[str, tuple[OptionChange, ...]],
+    prices: tuple[OnePrice, ...],
 ) -> Iterator[str]:
     sides = [[one.file for one in side.launches] for side in (report.base, report.new)]
     yield f"# TPU-MLIR {plan.new} against {plan.old}"
@@ -157,6 +164,16 @@ def _report(
     yield "## Figures"
     yield ""
     yield from list(figure_lines(*sides)) or ["None: no check concerned a graph.", ""]
+    if prices:
+        yield "## One price for both"
+        yield ""
+        yield (
+            f"Predicted, for one call. In the middle {plan.new} made code of {plan.old}'s final MLIR: the same "
+            f"instructions and bytes as {plan.old}, so that it is {plan.new}'s price of {plan.old}'s code."
+        )
+        yield ""
+        yield from price_lines(prices, plan.old, plan.new)
+        yield ""
     yield "## Options of the compiler's tools"
     yield ""
     for tool, found in options.items():

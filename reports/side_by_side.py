@@ -32,6 +32,35 @@ _SIZE = ("bmodel_bytes",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnePrice:
+    """A case's code by both releases, priced by one and the same estimator, the new release's.
+
+    Attributes:
+        own_cycles: of the old release's code, by the old release itself.
+        old_cycles: of the old release's code, by the new one.
+        new_cycles: of the new release's code, by the new one.
+        reason: why it could not be priced; the cycles are None then.
+    """
+
+    case: str
+    own_cycles: int | None = None
+    old_cycles: int | None = None
+    new_cycles: int | None = None
+    same_program: bool = False  # instructions and bytes of old and new, whatever they cost
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """What changed from the old release to the new one."""
+        if self.reason:
+            return f"not priced: {' '.join(self.reason.split())}"
+        code = not self.same_program or self.old_cycles != self.new_cycles
+        estimator = self.own_cycles != self.old_cycles
+        told = [name for name, changed in (("the code", code), ("the estimator", estimator)) if changed]
+        return " and ".join(told) or "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
     """One table of cases.
 
@@ -93,13 +122,26 @@ def figure_lines(old: Sequence[RunFile], new: Sequence[RunFile]) -> Iterator[str
         yield ""
 
 
+def price_lines(prices: Sequence[OnePrice], old: str, new: str) -> Iterator[str]:
+    """A table of both releases' code by the new one's estimator; *old* and *new* are the releases."""
+    yield _row(["case", f"{old} (ms)", f"{old}'s code by {new} (ms)", f"{new} (ms)", "what changed"])
+    yield "|---|---:|---:|---:|---|"
+    for one in prices:
+        own, priced, after = (None if n is None else n / 1e6 for n in (one.own_cycles, one.old_cycles, one.new_cycles))
+        own_words, priced_words, after_words = (figure_words(value, "ms") for value in (own, priced, after))
+        if priced is not None and after is not None:
+            after_words += _change(priced, after) if one.old_cycles != one.new_cycles else ", the same"
+        yield _row([_code(one.case), own_words, priced_words, after_words, one.words])
+
+
 def _tables(on_target: Iterable[str]) -> tuple[_Table, ...]:
     measured = tuple(name for name in dict.fromkeys(on_target) if name not in _DISTANCE)
     return (
         _Table(heading="Distance from the reference", note="", names=_DISTANCE),
         _Table(
             heading="Speed, predicted",
-            note="For one call, each by its own release's cycle profile: a change can be the estimator's alone.",
+            note="For one call, each by its own release's cycle profile: a change can be the estimator's alone. "
+            "Below, where there is one price for both, it stands which of the two changed.",
             names=_PREDICTED,
         ),
         _Table(heading="The program", note="Exact, whatever the release; for one call.", names=_PROGRAM + _SIZE),

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli import main
+from harness.commands import nightly
 from harness.gate.rules import load_rules
 from harness.nightly.night import HISTORY, PAGE, VERDICT, Plan, spend
 from harness.nightly.nights import LOCK, NIGHTS, Night, State, baseline_of, keep, nights_of
@@ -173,6 +174,41 @@ def test_one_at_a_time(tmp_path, monkeypatch, capsys):
         assert nightly_command(monkeypatch, tmp_path / "n") == 4
     assert "another rwkv-tpu nightly works there" in capsys.readouterr().err
     assert not (tmp_path / "n" / NIGHTS).exists()
+
+
+def test_a_fault_of_the_nightly_is_no_regression(tmp_path, monkeypatch, capsys):
+    """What nobody foresaw ends with 4 and words; the traceback is kept, the night stays, and the next one runs."""
+
+    def broken(_runs, arguments):
+        raise LookupError(f"no way to run {arguments[1]}")
+
+    monkeypatch.setattr(nightly, "suites_command", broken)
+    folder = tmp_path / "n"
+    for number in (1, 2):
+        assert nightly_command(monkeypatch, folder) == 4
+        said = capsys.readouterr().err
+        assert "error: LookupError: no way to run default" in said
+        assert "Traceback" not in said
+        assert str(folder / nightly.ERRORS) in said
+        log = (folder / nightly.ERRORS).read_text()
+        assert log.count("Traceback (most recent call last)") == number
+        assert "in broken" in log
+    assert [night.state.finished for night in nights_of(folder)] == [None, None]
+    assert spend(plan(folder, a_run(1))) == 3
+
+
+def test_a_fault_with_no_place_for_its_traceback(tmp_path, monkeypatch, capsys):
+    """Then it is shown."""
+
+    def broken(_plan):
+        raise LookupError("lost")
+
+    monkeypatch.setattr(nightly, "spend", broken)
+    (tmp_path / "n").touch()
+    assert nightly_command(monkeypatch, tmp_path / "n") == 4
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert "Traceback" in said
 
 
 @pytest.mark.parametrize("arguments", [["--keep", "0"], ["--kep", "1"], []])

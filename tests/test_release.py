@@ -21,6 +21,7 @@ from harness.gate.rules import load_rules
 from harness.launches import ASIDE, LaunchError, answers
 from harness.release import PAGE, REPORT, VERDICT, Plan, compare_releases, turns
 from reports.schema import Outcome
+from tests.fake_codegen import a_compile, a_profile, codegen_toolchain
 from tests.fake_toolchain import fake_toolchain
 from tests.gate_runs import COMPILED, DECODE, PREDICTED, PREFILL, MadeRun, a_record, failed, launches
 
@@ -95,6 +96,7 @@ def plan(tmp_path, suites, **changes):
             "arguments": [],
             "command": suites,
             "install": lambda version: fake_toolchain(tmp_path / "t", version, options[version]),
+            "cache": tmp_path / "cache",
             "launches": 1,
             "rules": load_rules(),
             "allow": [],
@@ -159,6 +161,42 @@ def test_the_code_is_the_gates(tmp_path, records, code):
     assert verdict.splitlines()[-1].startswith(f"exit code {code}")
     if code == 1 and len(records) == 2 and records[1].outcome is Outcome.FAILED:
         assert "| failed at numerics |" in (asked.folder / REPORT).read_text()
+
+
+@pytest.mark.parametrize(
+    ("by_new", "new", "code", "words"),
+    [
+        (a_profile(), a_profile(), 0, "| 0.001 | 0.001 | 0.001, the same | nothing |"),
+        (a_profile(predicted_cycles=1100), a_profile(predicted_cycles=1100), 0, "0.0011, the same | the estimator |"),
+        (a_profile(), a_profile(predicted_cycles=900), 0, "0.0009 (-10.0 %) | the code |"),
+        (
+            a_profile(predicted_cycles=800),
+            a_profile(predicted_cycles=900),
+            1,
+            "| 0.001 | 0.0008 | 0.0009 (+12.5 %) | the code and the estimator |",
+        ),
+        ("exit 3", a_profile(predicted_cycles=2000), 0, "not priced: code generation of TPU-MLIR 2.0"),
+    ],
+    ids=["nothing", "estimator", "code", "both", "not priced"],
+)
+def test_one_price_for_both(tmp_path, by_new, new, code, words):
+    """A change of the estimator is no verdict, one of the code is; what cannot be priced says why and fails nothing."""
+    cache = tmp_path / "cache"
+    records = [
+        a_record(
+            bmodel_sha256=a_compile(cache, name, profile), predicted={"predicted_cycles": profile.predicted_cycles}
+        )
+        for name, profile in (("old", a_profile()), ("new", new))
+    ]
+    asked = plan(tmp_path, Suites(tmp_path, [a_side(OLD, records[0])], [a_side(NEW, records[1])]))
+    option = 'parser.add_argument("--opt")'
+    asked = replace(asked, install=lambda version: codegen_toolchain(tmp_path / "t", version, by_new, option))
+    assert compare_releases(asked) == code
+    report = (asked.folder / REPORT).read_text()
+    assert "## One price for both" in report
+    assert words in report
+    verdict = (asked.folder / VERDICT).read_text()
+    assert ("predicted_cycles_at_one_price" in verdict) == ("the code" in words)
 
 
 def test_boards_in_turns(tmp_path):

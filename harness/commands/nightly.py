@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import traceback
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,9 @@ from harness.nightly.night import accept as accept_night
 from harness.nightly.nights import NightError
 from harness.nightly.suites import suites_command
 from reports.history import HistoryError
+
+ERRORS = "error.log"
+"""In the folder of nights: tracebacks of errors that nothing here foresees."""
 
 
 class NightlyCommand(GateCommand):
@@ -50,8 +55,8 @@ def nightly(
 
     The exit code is the gate's. 0: pass. 1: a regression. 2: stale expectations. 3: nothing measured, or not
     comparable; so is the first night, which becomes the baseline. 4: device or infrastructure; so is a folder in which
-    another nightly works, and a night that was interrupted. An interrupted night is not gone on with: start another,
-    which finds all bmodels in the cache.
+    another nightly works, a night that was interrupted, and a fault of the harness itself, whose traceback is then in
+    FOLDER/error.log. An interrupted night is not gone on with: start another, which finds all bmodels in the cache.
 
     Nights are removed only where --keep or --keep-days says so; never the baseline, the latest, or one that still runs.
     Their figures stay in FOLDER/history.sqlite, and on the page.
@@ -88,4 +93,20 @@ def nightly(
     except KeyboardInterrupt:
         typer.echo("interrupted: the night stays, and is marked; start another", err=True)
         raise typer.Exit(Kind.INFRA.exit_code) from None
+    except Exception as error:  # Python's own exit status for it, 1, would say regression
+        typer.echo(f"error: {type(error).__name__}: {error}\n{_keep_traceback(folder, error)}", err=True)
+        raise typer.Exit(Kind.INFRA.exit_code) from error
     raise typer.Exit(code)
+
+
+def _keep_traceback(folder: Path, error: Exception) -> str:
+    """Append an error's traceback to the folder's log, and say where it is; where that cannot be, give it in full."""
+    text = "".join(traceback.format_exception(error))
+    log = folder / ERRORS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\n{text}\n")
+    except OSError as why:
+        return f"{log} cannot be written: {why.strerror}\n{text}"
+    return f"No verdict: the nightly itself broke. Its traceback: {log}"

@@ -86,6 +86,7 @@ def release(
             arguments=arguments or [],
             command=suites_command,
             install=install_and_say,
+            cache=cache_folder(),
             launches=launches or (1 if device == _CMODEL else BOARD_LAUNCHES),
             rules=load_rules(rules),
             allow=allow or [],
