@@ -12,7 +12,7 @@ from compile.storage import StorageError
 from compile.sweep import SweepError
 from compile.toolchain import ToolchainError
 from harness.cases import CaseError
-from harness.commands import checkpoint, history, toolchain
+from harness.commands import checkpoint, history, known, toolchain
 from harness.commands.bench_compile import run_bench_compile
 from harness.commands.bisect import bisect
 from harness.commands.doctor import doctor
@@ -33,6 +33,7 @@ from harness.device.guard import InfraError
 from harness.device.lock import BoardBusyError
 from harness.device.remote.address import AddressError
 from harness.device.stand_in import StandInError
+from harness.known import KnownError
 from harness.lambada.documents import DataError
 from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 app.add_typer(toolchain.app, name="toolchain")
 app.add_typer(history.app, name="history")
+app.add_typer(known.app, name="known")
 app.command(no_args_is_help=True)(checkpoint.convert)
 app.command(no_args_is_help=True)(checkpoint.inspect)
 app.command()(lambada)
@@ -85,6 +87,7 @@ EXPLAINED = (
     HistoryError,
     InfraError,
     InterpreterError,
+    KnownError,
     NoBoardError,
     NotFiniteError,
     OptionError,

@@ -36,10 +36,14 @@ def manifest(
     model: Model,
     grid: Grid,
     limits_sha256: str,
+    known_sha256: str,
     options: Mapping[str, str],
     health: tuple[schema.Reading, ...] = (),
 ) -> schema.Run:
-    """Describe a run that is about to start; *options* are those of the suites, by their names."""
+    """Describe a run that is about to start; *options* are those of the suites, by their names.
+
+    *known_sha256* is that of the list of expected failures, empty where there is none.
+    """
     shape = model.checkpoint.shape
     return schema.Run(
         schema=schema.VERSION,
@@ -68,7 +72,10 @@ def manifest(
         grid={"name": grid.name, "sha256": grid.sha256},
         limits_sha256=limits_sha256,
         options=dict(options),
-        data={(vocabulary := find_vocabulary()).name: hashlib.sha256(vocabulary.read_bytes()).hexdigest()},
+        data={
+            (vocabulary := find_vocabulary()).name: hashlib.sha256(vocabulary.read_bytes()).hexdigest(),
+            **({"known": known_sha256} if known_sha256 else {}),
+        },
         machine={
             "system": platform.platform(),
             "processor": _processor(),

@@ -81,6 +81,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"{HELP} (default: %(default)s)",
     )
     group.addoption(
+        "--known",
+        metavar="FILE|none",
+        help="the list of failures that are expected, none to judge without (default: suites/known/VERSION.toml of the "
+        "toolchain, where there is one)",
+    )
+    group.addoption(
         "--depths",
         metavar="N,…",
         type=parse_depths,
@@ -103,7 +109,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_NAMES = "device", "libsophon", "checkpoint", "codec", "grid", "variant", "options", "toolchain", "depths", "repeats"
+_NAMES = (
+    "device",
+    "libsophon",
+    "checkpoint",
+    "codec",
+    "grid",
+    "variant",
+    "options",
+    "toolchain",
+    "stage-timeout",
+    "depths",
+    "repeats",
+    "known",
+)
 
 
 def chosen_options(option: Callable[[str], object]) -> dict[str, str]:

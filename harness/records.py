@@ -30,12 +30,23 @@ class RunWriter:
         self._write(record)
         self._outcomes[record.outcome.value] += 1
 
-    def end(self, exit_status: int, health: tuple[schema.Reading, ...] = ()) -> None:
-        """Append the last line: the run is complete; *health* is what the board said after it."""
+    def end(self, exit_status: int, health: tuple[schema.Reading, ...] = (), unmatched: tuple[str, ...] = ()) -> None:
+        """Append the last line: the run is complete.
+
+        *health* is what the board said after it, *unmatched* the expectations of failures that match nothing.
+        """
         counts = dict(self._outcomes)
         records = sum(counts.values())
-        end = schema.End(finished=now(), records=records, outcomes=counts, exit_status=exit_status, health=health)
-        self._write(end)
+        self._write(
+            schema.End(
+                finished=now(),
+                records=records,
+                outcomes=counts,
+                exit_status=exit_status,
+                health=health,
+                unmatched=unmatched,
+            )
+        )
 
     def _write(self, line: schema.Line) -> None:
         # Opened for each line: a line a second needs no more, and nothing is lost in a buffer when the process dies.

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,8 @@ from harness.device.guard import DOUBTFUL, InfraError
 from harness.device.health import remarks
 from harness.device.lock import BoardBusyError
 from harness.device.remote.faults import ConnectionLost, RemoteFault
+from harness.gate.finding import Key
+from harness.known import cases_that_ship, load_known
 from harness.manifest import manifest
 from harness.plugin import chosen_options
 from harness.records import RunWriter
@@ -34,9 +37,13 @@ from runtime.faults import LibraryMissing
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from compile.compiler import Compiled
+    from harness.known import Entry
+
+
+_SUITES = Path(__file__).parent.parent / "suites"
 
 
 class SuitePlugin:
@@ -64,6 +71,12 @@ class SuitePlugin:
                 stage_timeout_s=option("--stage-timeout"),
                 say=self._say,
             )
+            self._known = load_known(
+                option("--known"),
+                version=self.run.toolchain.version,
+                checkpoint=self.run.model.checkpoint.name,
+                target=self.run.place.label,
+            )
             if self.run.guard is not None and not config.option.collectonly:
                 self.run.guard.claim()
         except (
@@ -82,6 +95,9 @@ class SuitePlugin:
         self._writer: RunWriter | None = None
         self._recorded: set[str] = set()
         self._board_is_used = False
+        self._checks: set[Key] = set()  # all that the suites have for the grids: the run's and those that ship
+        self._suites: set[Path] = set()  # whose checks these are
+        self._unmatched: tuple[Entry, ...] = ()
 
     def _say(self, text: str) -> None:
         """Show a line at once, whatever pytest captures."""
@@ -96,12 +112,19 @@ class SuitePlugin:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Give every test that asks for a ``case`` the cases of the graphs that it is marked for."""
+        path, name = metafunc.definition.path, metafunc.function.__name__.removeprefix("test_")
+        suite = path.stem.removeprefix("test_")
+        self._suites.add(path)
         if "case" not in metafunc.fixturenames:
+            self._checks.add(Key("", suite, name))
             return
         marker = metafunc.definition.get_closest_marker("graphs")
         if marker is None:
             raise pytest.UsageError(f"{metafunc.definition.nodeid} takes a case, but is not marked with graphs(...)")
         cases = [case for case in self.run.grid.cases if case.graph.kind in marker.args]
+        if self._known.entries:
+            every = (*cases, *(case for case in cases_that_ship() if case.graph.kind in marker.args))
+            self._checks |= {Key(case.id, suite, name) for case in every}
         # Session scope groups the tests by case: each is loaded once, and what is said of it stands together.
         metafunc.parametrize("case", cases, ids=lambda case: case.id, scope="session")
 
@@ -119,6 +142,7 @@ class SuitePlugin:
                 f"codec {run.model.codec.value}"
             ),
             f"grid: {run.grid.name}: {', '.join(case.id for case in run.grid.cases)}",
+            *([f"known failures: {self._known.path}"] if self._known.path else []),
         ]
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -135,6 +159,7 @@ class SuitePlugin:
                 model=self.run.model,
                 grid=self.run.grid,
                 limits_sha256=self.run.limits_sha256,
+                known_sha256=self._known.sha256,
                 options=chosen_options(self._config.getoption),
                 health=readings,
             )
@@ -171,6 +196,7 @@ class SuitePlugin:
             self._say(f"{pyfuncitem.name}: {str(error).splitlines()[0]}; once more, over a new connection")
             check = pyfuncitem.stash.get(CHECK, Check())
             check.metrics.clear()
+            check.kl_by_position.clear()
             check.notes.clear()
             names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001 - as pytest's own implementation of this hook
             pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
@@ -189,6 +215,9 @@ class SuitePlugin:
                 report.longrepr = record.message  # nothing in a traceback tells more
             elif isinstance(error, DOUBTFUL):
                 record = self._in_doubt(item, report, record)
+            record = self._known.judged(record)
+            if record.expected is not None:
+                _report_expected(record, report)
             self._writer.add(record)
             self._recorded.add(item.nodeid)
         return report
@@ -214,12 +243,34 @@ class SuitePlugin:
             if self.run.guard is not None and self.run.guard.sick:
                 # A canary is no test: without this, a board that died at the very end would pass.
                 session.exitstatus = exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+            if self._suites.issuperset(_SUITES.glob("test_*.py")):  # of some of them alone, an entry may match others
+                self._unmatched = self._known.unmatched(self._checks)
+            if self._unmatched:
+                session.exitstatus = exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
             if len(self._recorded) == session.testscollected:
-                self._writer.end(int(exitstatus), self.run.place.readings())
+                unmatched = tuple(entry.title for entry in self._unmatched)
+                self._writer.end(int(exitstatus), self.run.place.readings(), unmatched)
             folder = self._writer.folder
             loaded = load([self._writer.path])
             write_csv(loaded, folder / "records.csv")
             write_html(loaded, folder / "index.html")
+
+    def _about_known(self, records: tuple[Record, ...]) -> Iterator[tuple[str, dict[str, bool]]]:
+        """What became of expected failures: lines, and how they look."""
+        as_expected = sum(record.outcome is Outcome.EXPECTED_FAILURE for record in records)
+        if as_expected:
+            yield f"failed as expected: {as_expected}, see {self._known.path}", {}
+        for entry in self._known.due(datetime.now(UTC).date()):
+            yield f"look again, due since {entry.look_again}: {entry.title}: {entry.reason}", {"yellow": True}
+        wrong = [
+            " ".join(filter(None, (one.case, one.suite, one.check, one.message.partition("\n")[0])))
+            for one in records
+            if one.expected is not None and one.outcome is not Outcome.EXPECTED_FAILURE
+        ]
+        wrong += [f"{entry.title} matches nothing any more" for entry in self._unmatched]
+        yield from ((f"stale expectation: {line}", {"red": True}) for line in wrong)
+        if wrong and self._writer is not None:
+            yield f"  rwkv-tpu known update {self._writer.folder}", {}
 
     def pytest_unconfigure(self) -> None:
         """Let others have the board."""
@@ -231,11 +282,28 @@ class SuitePlugin:
             return
         folder = self._writer.folder
         terminalreporter.section("RWKV-7 on BM1684X")
-        terminalreporter.write(summary(read(self._writer.path), terminalreporter._tw.fullwidth))  # noqa: SLF001 - the width has no public name
+        records = read(self._writer.path)
+        terminalreporter.write(summary(records, terminalreporter._tw.fullwidth))  # noqa: SLF001 - the width has no public name
+        for line, markup in self._about_known(records.records):
+            terminalreporter.write_line(line, **markup)
         if self.run.guard is not None and self.run.guard.sick:
             terminalreporter.write_line(f"INFRA, no verdict on the compiler: {self.run.guard.sick}", red=True)
         terminalreporter.write_line(f"CSV:  {folder / 'records.csv'}")
         terminalreporter.write_line(f"HTML: {folder / 'index.html'}")
+
+
+def _report_expected(record: Record, report: pytest.TestReport) -> None:
+    """Have pytest tell what the record says of a check that was expected to fail."""
+    if record.outcome is Outcome.EXPECTED_FAILURE and record.expected is not None:
+        report.outcome = "skipped"  # as pytest's own xfail does
+        report.wasxfail = record.expected.reason
+        return
+    words = record.message.partition("\n")[0]
+    if record.outcome is Outcome.PASSED:
+        report.outcome = "failed"
+        report.longrepr = words
+    else:
+        report.sections.append(("expected failures", words))
 
 
 def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, target: str) -> Record:
@@ -262,6 +330,8 @@ def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRe
         message="\n".join(filter(None, [_in_words(error), *check.notes])),
         seconds=call.duration,
         metrics=dict(check.metrics),
+        # Four digits are enough for a curve, and keep the records small.
+        kl_by_position={position: float(f"{kl:.4g}") for position, kl in check.kl_by_position.items()},
         predicted={}
         if profile is None
         else {

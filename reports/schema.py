@@ -1,6 +1,6 @@
 """The record format, version 1: a JSON object a line, ``run`` first, then ``record`` per case and check, ``end`` last.
 
-A file without its last line is of a run that was interrupted. Every number has its unit in its name. The format is
+A file without its last line is of a run that was interrupted. Every metric has its unit in its name. The format is
 documented in ``docs/records.md``.
 """
 
@@ -102,6 +102,9 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     message: str = ""
     seconds: float  # wall time of the check on this machine: no performance figure
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict)  # null: NaN or infinite
+    kl_by_position: dict[int, float | None] = msgspec.field(
+        default_factory=dict
+    )  # nats, by index of token; null as above
     predicted: dict[str, int | float] = msgspec.field(
         default_factory=dict
     )  # by the compiler's cycle profile: no measurement
@@ -109,7 +112,7 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     bmodel_sha256: str = ""
     runtime: dict[str, str] = msgspec.field(default_factory=dict)  # versions and hashes of the libraries that ran
     target: str = ""  # as in the line of type "run": a record that stands alone still tells
-    expected: Expected | None = None  # of an expected failure: why
+    expected: Expected | None = None  # why it should fail; a check that passed all the same is a stale expectation
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True):
@@ -119,6 +122,7 @@ class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True
     records: int
     outcomes: dict[str, int]
     exit_status: int
+    unmatched: tuple[str, ...] = ()  # expectations of failures that match no check any more
     health: tuple[Reading, ...] = ()  # of the board, after the last case
 
 

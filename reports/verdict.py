@@ -52,7 +52,7 @@ def verdict_of(loaded: Loaded) -> Verdict:
     """Judge all runs together: what cannot be read goes before what was interrupted, that before what failed."""
     runs = loaded.runs
     outcomes = Counter(record.outcome for run in runs for record in run.file.records)
-    if loaded.faults or outcomes[Outcome.FAILED]:
+    if loaded.faults or outcomes[Outcome.FAILED] or _stale(loaded):
         state = State.BAD
     elif any(run.file.interrupted for run in runs) or not outcomes.total() or outcomes[Outcome.INFRA]:
         state = State.DOUBTFUL
@@ -75,11 +75,12 @@ def _headline(loaded: Loaded, outcomes: Counter[Outcome]) -> str:
         return "Interrupted" if len(runs) == 1 else f"{interrupted} of {len(runs)} runs interrupted"
     if not outcomes:
         return "Nothing measured"
-    failed, infra = outcomes[Outcome.FAILED], outcomes[Outcome.INFRA]
+    failed, infra, stale = outcomes[Outcome.FAILED], outcomes[Outcome.INFRA], _stale(loaded)
     checks = f"{outcomes.total()} checks" + (f" of {len(runs)} runs" if len(runs) > 1 else "")
-    if failed or infra:
+    if failed or infra or stale:
         told = [f"{failed} of {checks} failed"] if failed else []
         told += [f"{infra} {'without' if failed else f'of {checks} without'} a verdict"] if infra else []
+        told += [f"{_count(stale, 'stale expectation')}{'' if told else f' in {checks}'}"] if stale else []
         return ", ".join(told)
     return f"All {checks} passed{_AND_EXPECTED if outcomes[Outcome.EXPECTED_FAILURE] else _OR_SKIPPED}"
 
@@ -87,6 +88,12 @@ def _headline(loaded: Loaded, outcomes: Counter[Outcome]) -> str:
 def _details(outcomes: Counter[Outcome]) -> str:
     told = [f"{outcomes[outcome]:,} {_WORDS[outcome]}" for outcome in SEVERITY if outcomes[outcome]]
     return ": ".join(filter(None, [_count(outcomes.total(), "check"), ", ".join(told)]))
+
+
+def _stale(loaded: Loaded) -> int:
+    """How many failures were expected of checks that passed, or that are not there any more."""
+    passed = [one for run in loaded.runs for one in run.file.records if one.outcome is Outcome.PASSED and one.expected]
+    return len(passed) + sum(len(run.file.end.unmatched) for run in loaded.runs if run.file.end)
 
 
 def _count(number: int, what: str) -> str:

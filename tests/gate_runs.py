@@ -65,6 +65,7 @@ def a_record(case: str = DECODE, check: str = "from_zero_state", **changes: Any)
         "metrics": METRICS,
         "predicted": PREDICTED,
         "compiled": COMPILED,
+        "kl_by_position": {},
         "bmodel_sha256": f"b-{case}",
         "runtime": {"kind": "cmodel", "libbmlib": "1"},
         "target": "cmodel",

@@ -234,6 +234,7 @@ PAIRS = [
     Pair("a name that nothing has", GOOD, GOOD, 3, "no such part", args=("--allow", "machines")),
     Pair("other depths", GOOD, one(*GOOD[0].records, run={"options": {"depths": "0,512"}}), 3, "absent -> 0,512"),
     Pair("an option told elsewhere", GOOD, one(*GOOD[0].records, run={"options": {"grid": "./smoke.toml"}}), 0),
+    Pair("another time limit", GOOD, one(*GOOD[0].records, run={"options": {"stage-timeout": "7200.0"}}), 0),
     Pair("an older harness, without options", one(*GOOD[0].records, mangle=older), GOOD, 0, "exit code 0: pass"),
     Pair("another vocabulary", GOOD, one(*GOOD[0].records, run={"data": {"vocabulary": "v1"}}), 3, "data.vocabulary"),
     # Files.

@@ -1,12 +1,20 @@
 """Records: written line by line, read back whole, and what cannot be trusted is refused by file and line."""
 
+from contextlib import suppress
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compile.spec import Quantization
+from harness.check import CHECK, Check
+from harness.limits import load_limits
 from harness.records import RunWriter
+from harness.suite import _record
 from harness.summary import summary
+from harness.targets.base import Output
 from reports.schema import VERSION, Expected, Outcome, Record, RecordsError, Run, Stage, read
 
 
@@ -58,12 +66,16 @@ def written(tmp_path, *records, end=True, run=None):
     message=st.text(max_size=50),
     outcome=st.sampled_from(Outcome),
     stage=st.one_of(st.none(), st.sampled_from(Stage)),
+    curve=st.dictionaries(
+        st.integers(0, 4096), st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=4
+    ),
 )
-def test_round_trip(tmp_path_factory, metrics, message, outcome, stage):
+def test_round_trip(tmp_path_factory, metrics, message, outcome, stage, curve):
     """What is written is read back, to the last digit."""
-    record = a_record(metrics=metrics, message=message, outcome=outcome, stage=stage)
+    record = a_record(metrics=metrics, message=message, outcome=outcome, stage=stage, kl_by_position=curve)
     run = read(written(tmp_path_factory.mktemp("r"), record))
     assert run.records == (record,)
+    assert list(run.records[0].kl_by_position) == list(curve)
     assert not run.interrupted
     assert run.end.outcomes == {outcome.value: 1}
 
@@ -75,10 +87,11 @@ def test_why_a_failure_was_expected(tmp_path):
     path = written(tmp_path, record, a_record())
     assert [one.expected for one in read(path).records] == [expected, None]
     text = path.read_bytes()
-    path.write_bytes(
-        text.replace(b'"expected":', b'"x":').replace(b'"compiled":', b'"y":').replace(b'"options":', b'"z":')
-    )
+    for entry in (b"expected", b"compiled", b"options", b"kl_by_position"):
+        text = text.replace(b'"%s":' % entry, b'"not %s":' % entry)
+    path.write_bytes(text)
     assert [one.expected for one in read(path).records] == [None, None]
+    assert [one.kl_by_position for one in read(path).records] == [{}, {}]
 
 
 def test_nan_survives(tmp_path):
@@ -88,6 +101,50 @@ def test_nan_survives(tmp_path):
     run = read(path)
     assert run.records[0].metrics == {"kl_mean_nats": None}
     assert "not finite" in summary(run, 100)
+
+
+LOGITS = np.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+
+def judged(check, positions, errors):
+    """Judge logits of *positions* of which one is off by each of *errors*; whether they pass is of no matter here."""
+    logits = LOGITS[list(positions)].copy()
+    logits[:, 0] += errors
+    with suppress(AssertionError):
+        check.logits(LOGITS, Output(positions, logits, []))
+
+
+def recorded(request, check):
+    """The record of a test that passed and judged with *check*: this one."""
+    request.node.stash[CHECK] = check
+    call = pytest.CallInfo.from_call(lambda: None, "call")
+    return _record(request.node, call, pytest.TestReport.from_item_and_call(request.node, call), "cmodel")
+
+
+@pytest.mark.parametrize(
+    ("judgements", "kept"),
+    [
+        ([((0, 1, 2, 3), [0.1, 0.2, 0.1, 0.1])], (0, 1, 2, 3)),
+        ([((3,), 0.3), ((1, 2), [0.0, 0.7]), ((0,), 0.6)], (1, 2)),
+        ([((2,), 0.5), ((1, 3), [0.1, np.nan]), ((0,), 9.0)], (1, 3)),
+        ([((0, 2), [9.0, np.nan]), ((1,), 9.0)], (0, 2)),
+        ([], ()),
+    ],
+    ids=["one", "the worst", "not finite", "not finite first", "none"],
+)
+def test_the_curve_of_the_worst_judgement(tmp_path, request, judgements, kept):
+    """Of several judgements, positions and divergences of the one with the worst position; NaN is the worst."""
+    check = Check(limits=load_limits()[0][Quantization.F16])
+    for positions, errors in judgements:
+        judged(check, positions, errors)
+    (record,) = read(written(tmp_path, recorded(request, check))).records
+    assert tuple(record.kl_by_position) == kept
+    if kept:
+        finite = [kl for kl in record.kl_by_position.values() if kl is not None]
+        worst = record.metrics["kl_worst_nats"]
+        assert (worst is None) == (None in record.kl_by_position.values())
+        assert worst is None or max(finite) == float(f"{worst:.4g}")
+        assert all(kl == float(f"{kl:.4g}") for kl in finite)
 
 
 def test_interrupted(tmp_path):

@@ -12,7 +12,7 @@ from harness.gate.details import COMPILED, PREDICTED
 from harness.gate.exact import is_better, is_worse, worst
 from harness.gate.finding import Finding, Key, Kind
 from harness.gate.noisy import can_tell
-from harness.gate.outcomes import OUTCOME, is_measured, judge_outcomes
+from harness.gate.outcomes import OUTCOME, is_measured, judge_outcomes, stale_expectation
 from harness.gate.rules import Better, How
 from harness.gate.sides import worst_outcome
 from reports.schema import Outcome
@@ -34,6 +34,7 @@ class Comparison:
 
     Attributes:
         same_release: whether one compiler release made both sides.
+        same_known: whether one list of expected failures judged both.
         findings: so far; tests are not judged yet.
         launches: noisy metrics, for tests in which chance has a part.
         checks: how many were measured on both sides.
@@ -42,6 +43,7 @@ class Comparison:
 
     rules: Rules
     same_release: bool
+    same_known: bool = True
     findings: list[Finding] = field(default_factory=list)
     launches: list[Launches] = field(default_factory=list)
     checks: int = 0
@@ -93,9 +95,12 @@ class Comparison:
 
     def _check(self, key: Key, base: Sequence[Record], new: Sequence[Record]) -> None:
         before, after = worst_outcome(base), worst_outcome(new)
-        finding = judge_outcomes(key, before, after)
-        if finding is not None:
+        finding = judge_outcomes(key, before, after, same_known=self.same_known)
+        stale = stale_expectation(key, before, new)
+        if finding is not None and (stale is None or finding.kind.exit_code not in {0, stale.kind.exit_code}):
             self.findings.append(finding)
+        if stale is not None:
+            self.findings.append(stale)
         if not is_measured(before, after):
             return
         self.checks += 1

@@ -32,10 +32,12 @@ PARTS = (
 """The names that --allow takes, or one of them with a dot and an entry, such as ``machine.memory_bytes``."""
 
 _OWN_PACKAGE = "rwkv-tpu-harness"  # its version stands in "harness"
-_OWN_PARTS = {"device", "libsophon", "checkpoint", "codec", "grid", "toolchain"}  # options told by other parts
+_OWN_PARTS = {"device", "libsophon", "checkpoint", "codec", "grid", "toolchain", "known"}  # options told by other parts
+_LIMITS_OF_WORK = {"stage-timeout"}  # it ends a compile, and says so there; what is measured does not depend on it
 _YOUNG_PARTS = ("options", "data")  # which older runs do not have
 _LASTING = {"driver", "firmware", "boot_loader", "tpu_clock_max", "memory_total"}  # other readings change by the second
 _CMODEL = "cmodel"
+_KNOWN = "data.known"  # each release has its own list of expected failures; each record says what was expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,14 @@ class Comparability:
         differences: all of them.
         refused: those for which the sides cannot be compared.
         same_release: whether one compiler release made both.
+        same_known: whether both were judged by the same list of expected failures.
     """
 
     compared: str
     differences: tuple[Difference, ...]
     refused: tuple[Difference, ...]
     same_release: bool
+    same_known: bool = True
 
 
 def comparability(base: Side, new: Side, *, candidates: Sequence[str], allow: Collection[str]) -> Comparability:
@@ -78,11 +82,17 @@ def comparability(base: Side, new: Side, *, candidates: Sequence[str], allow: Co
     differing = [name for name in candidates if name in parts]
     unnamed = [name for name in differing if not any(one.partition(".")[0] == name for one in allow)]
     compared = (unnamed or differing)[0] if len(unnamed) == 1 or (differing and not unnamed) else ""
-    accepted = {*allow, compared}
+    accepted = {*allow, compared, _KNOWN}
     if new.launches[0].file.run.target == _CMODEL and "toolchain" in accepted:
         accepted.add("runtime")  # the simulator is a part of the compiler's wheel
     refused = tuple(one for one in found if not is_allowed(one.name, accepted))
-    return Comparability(compared=compared, differences=found, refused=refused, same_release="toolchain" not in parts)
+    return Comparability(
+        compared=compared,
+        differences=found,
+        refused=refused,
+        same_release="toolchain" not in parts,
+        same_known=all(one.name != _KNOWN for one in found),
+    )
 
 
 def within(side: Side, allow: Collection[str]) -> list[Finding]:
@@ -169,7 +179,7 @@ def _manifest(run: Run) -> dict[str, str]:
         "harness": run.harness,
         "checkpoint": run.checkpoint,
         "grid": run.grid,
-        "options": {name: value for name, value in run.options.items() if name not in _OWN_PARTS},
+        "options": {name: value for name, value in run.options.items() if name not in _OWN_PARTS | _LIMITS_OF_WORK},
         "data": run.data,
         "machine": run.machine,
         "packages": run.packages,

@@ -51,12 +51,13 @@ class Report:
 def gate(base: Side, new: Side, rules: Rules, allow: Collection[str] = ()) -> Report:
     """Compare *new* with *base*; differences of the manifests named in *allow* are accepted."""
     found = comparability(base, new, candidates=rules.compared, allow=allow)
-    comparison = Comparison(rules=rules, same_release=found.same_release)
+    comparison = Comparison(rules=rules, same_release=found.same_release, same_known=found.same_known)
     findings = comparison.findings
     findings += unknown_names(allow)
     for side in (base, new):
         findings += [Finding(kind=Kind.NOT_COMPARABLE, note=fault) for fault in side.faults]
         findings += within(side, allow) + _sick(side)
+    findings += _unmatched(new)
     findings += refusals(found)
     notes: list[str] = []
     if _untold_changes(base, new):
@@ -100,6 +101,15 @@ def _sick(side: Side) -> list[Finding]:
         for launch in side.launches
         for record in launch.canaries
         if record.outcome is not Outcome.PASSED
+    ]
+
+
+def _unmatched(new: Side) -> list[Finding]:
+    """Report expectations of failures that match no check any more, each once."""
+    titles = [title for launch in new.launches if launch.file.end for title in launch.file.end.unmatched]
+    return [
+        Finding(kind=Kind.STALE, metric=OUTCOME, note=f"a failure is expected of {title}: it matches nothing any more")
+        for title in dict.fromkeys(titles)
     ]
 
 

@@ -8,6 +8,8 @@ from harness.gate.finding import Finding, Kind
 from reports.schema import Outcome, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.gate.finding import Key
     from reports.schema import Record
 
@@ -35,8 +37,18 @@ _MEANING: dict[tuple[Outcome, Outcome], tuple[Kind, str]] = {
 """Of an outcome of BASE and one of NEW; pairs that are not here need no words."""
 
 
-def judge_outcomes(key: Key, base: Record, new: Record) -> Finding | None:
-    """Compare what became of a check; None where both passed, both were skipped, or both failed as expected."""
+_MEANING_OF_ANOTHER_LIST: dict[tuple[Outcome, Outcome], tuple[Kind, str]] = {
+    (_E, _P): (Kind.IMPROVED, "it passes, and is not expected to fail any more"),
+    (_E, _F): (Kind.NOT_COMPARABLE, "it fails on both sides, and the list of NEW does not expect it"),
+}
+"""The same where NEW was judged by another list of expected failures, on which the check does not stand."""
+
+
+def judge_outcomes(key: Key, base: Record, new: Record, *, same_known: bool = True) -> Finding | None:
+    """Compare what became of a check; None where both passed, both were skipped, or both failed as expected.
+
+    *same_known* tells whether one list of expected failures judged both.
+    """
     pair = (base.outcome, new.outcome)
     if Outcome.INFRA in pair:
         note = (new if new.outcome is Outcome.INFRA else base).message.partition("\n")[0]
@@ -46,8 +58,20 @@ def judge_outcomes(key: Key, base: Record, new: Record) -> Finding | None:
     if pair not in _MEANING:
         return None
     kind, note = _MEANING[pair]
+    unlisted = not same_known and new.expected is None
+    if unlisted and pair in _MEANING_OF_ANOTHER_LIST and new.stage in {None, base.stage}:
+        kind, note = _MEANING_OF_ANOTHER_LIST[pair]
     message = new.message.partition("\n")[0] if new.outcome is _F else ""
     return _finding(kind, key, base, new, "; ".join(filter(None, [note, message])))
+
+
+def stale_expectation(key: Key, base: Record, new: Sequence[Record]) -> Finding | None:
+    """Report a check that passed though it was expected to fail, be it in one launch of several."""
+    passed = next((record for record in new if record.outcome is _P and record.expected is not None), None)
+    if passed is None:
+        return None
+    note = "it passes: rwkv-tpu known update takes it off the list of expected failures"
+    return _finding(Kind.STALE, key, base, passed, note)
 
 
 def is_measured(base: Record, new: Record) -> bool:
