@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +12,7 @@ from harness.metrics import logits_distance, state_nmse
 from reports.schema import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
 
@@ -32,6 +32,7 @@ class Check:
         limits: the caps of the case's precision.
         stage: how far the test has got; where it fails, this is the stage that the record names.
         metrics: the worst of each metric over everything judged so far.
+        kl_by_position: KL divergence in nats by index of token, of the judgement whose worst position is the worst.
         bmodels: what was compiled or found for it, the case's own first.
         runtime: versions and hashes of the libraries that ran.
         notes: what a reader of the metrics must know, for the record's message.
@@ -40,6 +41,7 @@ class Check:
     limits: Limits | None = None
     stage: Stage | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    kl_by_position: dict[int, float] = field(default_factory=dict)
     bmodels: list[Bmodel] = field(default_factory=list)
     runtime: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -55,10 +57,13 @@ class Check:
         rows = reference[list(got.positions)]
         assert got.logits.shape == rows.shape, f"logits of shape {got.logits.shape}, but should be {rows.shape}"
         distance = logits_distance(rows, got.logits, near_tie_nats=limits.near_tie_nats)
+        distance = replace(distance, worst_position=got.positions[distance.worst_position])  # of the text, for messages
         if distance.positions >= limits.mean_from_positions:
             self._keep_worst("kl_mean_nats", distance.kl_mean_nats)
         self._keep_worst("kl_worst_nats", distance.kl_worst_nats)
         self._keep_worst("top1_share", distance.top1_share, low_is_bad=True)
+        if not self.kl_by_position or _worst(distance.kl_nats) > _worst(self.kl_by_position.values()):
+            self.kl_by_position = dict(zip(got.positions, distance.kl_nats, strict=True))
         self.metrics["positions"] = self.metrics.get("positions", 0) + len(rows)
         self.metrics["near_ties"] = self.metrics.get("near_ties", 0) + distance.near_ties
         breaches = limits.breaches(distance)
@@ -103,3 +108,8 @@ class Check:
         before = self.metrics.get(name, value)
         worse = min(before, value) if low_is_bad else max(before, value)
         self.metrics[name] = math.nan if math.isnan(before) or math.isnan(value) else worse
+
+
+def _worst(kl_nats: Iterable[float]) -> float:
+    """NaN is worse than any number."""
+    return max(math.inf if math.isnan(kl) else kl for kl in kl_nats)

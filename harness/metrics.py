@@ -46,7 +46,8 @@ class LogitsDistance:
 
     Attributes:
         positions: how many were compared.
-        finite: whether every logit is a finite number; where not, the other figures are NaN.
+        finite: whether every logit is a finite number; where not, the figures over all positions are NaN.
+        kl_nats: KL divergence of each position; NaN where one of its logits is not finite.
         kl_mean_nats: KL divergence, mean over positions.
         kl_worst_nats: KL divergence of the worst position.
         worst_position: index of that position.
@@ -56,6 +57,7 @@ class LogitsDistance:
 
     positions: int
     finite: bool
+    kl_nats: tuple[float, ...]
     kl_mean_nats: float
     kl_worst_nats: float
     worst_position: int
@@ -76,25 +78,28 @@ def logits_distance(reference: Array, got: Array, *, near_tie_nats: float) -> Lo
     """
     if reference.shape != got.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shape {got.shape}, but should be {reference.shape}: [positions, vocabulary]")
-    if not np.isfinite(got).all():
-        bad = int(np.flatnonzero(~np.isfinite(got).all(axis=-1))[0])
+    finite = np.isfinite(got).all(axis=-1)
+    kl = np.full(len(got), np.nan)
+    kl[finite] = kl_divergence(reference[finite], got[finite])
+    if not finite.all():
         nan = float("nan")
         return LogitsDistance(
             positions=len(got),
             finite=False,
+            kl_nats=tuple(kl.tolist()),
             kl_mean_nats=nan,
             kl_worst_nats=nan,
-            worst_position=bad,
+            worst_position=int(finite.argmin()),
             top1_share=nan,
             near_ties=0,
         )
-    kl = kl_divergence(reference, got)
     best_two = np.partition(reference, -2, axis=-1)[:, -2:] if reference.shape[1] > 1 else None
     clear = np.ones(len(reference), bool) if best_two is None else best_two[:, 1] - best_two[:, 0] > near_tie_nats
     agree = reference.argmax(axis=-1) == got.argmax(axis=-1)
     return LogitsDistance(
         positions=len(got),
         finite=True,
+        kl_nats=tuple(kl.tolist()),
         kl_mean_nats=float(kl.mean()),
         kl_worst_nats=float(kl.max()),
         worst_position=int(kl.argmax()),

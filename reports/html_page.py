@@ -58,9 +58,10 @@ def write_html(loaded: Loaded, path: Path) -> None:
 def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
     """What the page's script works with, as JSON that can stand in a script element.
 
-    Names, messages and lists of metrics are numbered, and floats have six digits: the CSV has all of them.
+    Names, messages and lists of metrics and of positions are numbered, and floats have six digits, those of curves
+    three: the CSV and the records have all of them.
     """
-    texts, metrics, shapes = _Numbers(), _Numbers(), _Numbers()
+    texts, metrics, shapes, positions = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     # A page where thousands of checks fail shows less of each message.
     failures = sum(bool(record.message) for row in rows for record in row.records)
     longest = min(max(_MESSAGES_CHARACTERS // max(failures, 1), _SHORTEST_MESSAGE), _LONGEST_MESSAGE)
@@ -80,6 +81,9 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
             record.expected,
             shape,
             [_short(value) for _, _, value in found],
+            # Most curves are over the same positions; null is not finite.
+            positions.of(tuple(record.kl_by_position)),
+            [_of_plot(kl) for kl in record.kl_by_position.values()],
         ]
 
     cases = []
@@ -107,6 +111,7 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
         "texts": texts.values,
         "metrics": metrics.values,
         "shapes": shapes.values,
+        "positions": positions.values,
         "outcomes": [outcome.value for outcome in Outcome],
     }
     return _in_script(msgspec.json.encode(data).decode())
@@ -146,6 +151,11 @@ def _short(value: float | bool | None) -> Any:  # noqa: FBT001 - False stands fo
     if value is None or not math.isfinite(value):
         return "not finite"
     return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _of_plot(kl_nats: float | None) -> float | None:
+    """Three digits are more than a plot over orders of magnitude shows."""
+    return None if kl_nats is None else float(f"{kl_nats:.3g}")
 
 
 def _in_script(text: str) -> str:

@@ -30,8 +30,8 @@ const cases = D.cases.map(([run, id, graph, chunk, quantization, variant, outcom
   index, run, id, graph, chunk, quantization, variant, outcome, command,
   name: id || "(no graph)",
   figures: Object.fromEntries(D.figures.map((figure, i) => [figure.name, values[i]])),
-  records: records.map(([check, outcome, stage, message, bmodel, expected, shape, values]) => ({
-    check: D.texts[check], outcome, stage, message: D.texts[message], bmodel: D.texts[bmodel], expected, shape, values,
+  records: records.map(([check, outcome, stage, message, bmodel, expected, shape, values, positions, kl]) => ({
+    check: D.texts[check], outcome, stage, message: D.texts[message], bmodel: D.texts[bmodel], expected, shape, values, positions, kl,
   })),
 }));
 for (const one of cases) {
@@ -215,14 +215,14 @@ function legend(id, shapes) {
 legend("legend-against", [["●", "decode"], ["▲", "prefill"], ["■", "prefill_all"]]);
 legend("legend-parity", [["▶", "worst position"], ["●", "mean"]]);
 const embedded = new Map();
-async function plot(id, spec, values, empty) {
+async function plot(id, spec, values, empty, options = {}) {
   const holder = byId(id);
   embedded.get(id)?.finalize();
   embedded.delete(id);
   holder.classList.toggle("empty", !values.length);
   if (!values.length) { holder.replaceChildren(empty); return; }
   const made = await vegaEmbed(holder, { width: "container", autosize: { type: "fit", contains: "padding" }, data: { values }, config, ...spec },
-    { actions: false, renderer: "svg" });
+    { actions: false, renderer: "svg", ...options });
   embedded.set(id, made);
   made.view.addEventListener("click", (_, item) => { if (item?.datum?.at !== undefined) location.hash = cases[item.datum.at].link; });
 }
@@ -241,7 +241,7 @@ function against(speed, kind) {
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, graph: one.graph, x: one.figures[speed], y: one.figures[distance] }));
   const axis = title => ({ type: "quantitative", scale: { type: "log", nice: true }, title, axis: { format: "~g" } });
   return [{ height: 300, mark: { type: "point", filled: true, size: 80, opacity: .8, cursor: "pointer" }, encoding: {
-    x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...axis(title), axis: { format: "~e" } }, color: colour,
+    x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...axis(title.split(/(?<=,) (?=with)/)), axis: { format: "~e" } }, color: colour,
     shape: { field: "graph", type: "nominal", legend: null, scale: { domain: GRAPHS, range: ["circle", "triangle-up", "square"] } },
     tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, points];
 }
@@ -270,8 +270,45 @@ function plotSoon() {
 }
 byId("distance").addEventListener("change", plotSoon);
 
+// ---- KL divergence by position, of the case that is open
+const CURVES = ["#3b82c4", "#d98e04", "#c2498d", "#2a9d8f", "#8a6fd1", "#7f7f7f"];
+const KL_FLOOR = 1e-12; // what is closer is equal but for the rounding of float64, and a log scale has no zero
+function curvesOf(one) {
+  return one.records.filter(record => record.kl.length).map((record, curve) => ({
+    curve, check: record.check, colour: CURVES[curve % CURVES.length], positions: D.positions[record.positions], kl: record.kl }));
+}
+function curveBlock(one) {
+  const curves = curvesOf(one);
+  if (!curves.length) return [];
+  const notes = curves.map(({ check, positions, kl }) => [check, positions.filter((_, at) => kl[at] === null), positions.length])
+    .filter(([, bad]) => bad.length).map(([check, bad, all]) => `${check}: not finite at ${whole.format(bad.length)} of ${whole.format(all)} positions, the first is ${bad[0]}.`);
+  if (curves.some(curve => curve.kl.some(value => value !== null && value < KL_FLOOR))) notes.push(`What is below ${KL_FLOOR} nats is drawn there.`);
+  return [element("h3", {}, "KL divergence by position", element("br"), element("small", {}, "of each check, the judgement with the worst position")),
+    element("p", { class: "legend" }, ...curves.map(({ check, colour }) => {
+      const sign = element("i", {}, "●");
+      sign.style.color = colour;
+      return element("span", {}, sign, ` ${check}`);
+    })),
+    element("div", { id: "plot-curves", class: "plot" }), ...notes.map(note => element("p", { class: "note" }, note)),
+    // Inside the dialog: whatever lies outside is behind it.
+    element("div", { id: "curve-tooltip" })];
+}
+async function drawCurves(one) {
+  if (one !== opened) return; // another case was opened meanwhile
+  const curves = curvesOf(one), values = curves.flatMap(({ curve, check, positions, kl }) => positions.map((position, at) => ({
+    curve, check, position, told: kl[at], kl: kl[at] === null ? null : Math.max(kl[at], KL_FLOOR) })));
+  if (!values.length) return;
+  await plot("plot-curves", { height: 220, mark: { type: "line", point: { size: 24 }, strokeWidth: 1.2 }, encoding: {
+    x: { field: "position", type: "quantitative", scale: { zero: true }, title: "position in the text, from 0", axis: { format: "d", tickMinStep: 1 } },
+    y: { field: "kl", type: "quantitative", scale: { type: "log", nice: true }, title: "KL divergence, nats", axis: { format: "~e" } },
+    color: { field: "curve", type: "nominal", legend: null, scale: { domain: curves.map(({ curve }) => curve), range: curves.map(curve => curve.colour) } },
+    tooltip: [{ field: "check" }, { field: "position" }, { field: "told", title: "KL, nats", format: ".2e" }] } },
+    values.some(value => value.kl !== null) ? values : [], "No position has a finite divergence.", { tooltip: { id: "curve-tooltip" } });
+}
+
 // ---- one case
 const dialog = byId("case");
+let opened = null;
 const OF_CHECK = [["measured", "Measured"], ["simulator_wall", "The simulator's own process", "no performance figures of the chip"],
   ["host_wall", "Wall time of the check", "of the machine that ran it: no performance figure"]];
 const OF_CASE = [["predicted", "Predicted by the compiler's cycle profile", "for one call of the graph: no measurement"],
@@ -290,8 +327,10 @@ function showCase(one) {
     // The same in each of the case's records.
     element("div", { class: "kinds" }, ...figureTables(one.records.find(record => of(record, "predicted").length) ?? one.records[0], OF_CASE)),
     ...made.map(sha256 => element("p", { class: "note" }, "bmodel ", element("code", {}, sha256))),
-    ...one.records.map(checkBlock));
+    ...curveBlock(one), ...one.records.map(checkBlock));
+  opened = one;
   if (!dialog.open) dialog.showModal();
+  drawing = drawing.then(() => drawCurves(one));
   dialog.scrollTop = 0;
 }
 function of(record, kind) {

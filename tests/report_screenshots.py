@@ -14,10 +14,11 @@ from reports.lenient import load
 from tests.report_runs import open_browser, release_run
 
 SIZES = {"desktop": (1280, 1450), "phone": (390, 1300)}
+CASES = [("desktop", (1000, 760), "dark"), ("phone", (390, 900), "light")]
 
 
 def main(folder):
-    """Show two made-up runs of a board at two widths in two themes."""
+    """Show two made-up runs of a board at two widths in two themes, and one of its cases."""
     with tempfile.TemporaryDirectory() as made, open_browser() as browser:
         common = {"board": True, "every_options": ("",)}
         release_run(id="20260102T020000Z-0", started="2026-01-02T02:00:00+0000", **common).write(Path(made) / "a")
@@ -30,10 +31,21 @@ def main(folder):
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
                 page.goto(path.as_uri())
                 page.wait_for_selector("#plot-parity svg")
-                picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-                small = picture.quantize(255, method=Image.Quantize.FASTOCTREE)
-                small.save(folder / f"report-{name}-{theme}.png", optimize=True)
+                take(page, folder / f"report-{name}-{theme}.png")
                 page.close()
+        for name, (width, height), theme in CASES:
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+            page.goto(f"{path.as_uri()}#20260102T020000Z-0%2Fdecode-F16-chunk")
+            page.wait_for_selector("#plot-curves svg")
+            page.eval_on_selector("dialog", "dialog => dialog.scrollTo(0, dialog.querySelector('.kinds').offsetTop)")
+            take(page, folder / f"report-case-{name}-{theme}.png")
+            page.close()
+
+
+def take(page, path):
+    """Take a picture, small enough to be kept."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(255, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

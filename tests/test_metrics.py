@@ -80,6 +80,20 @@ def test_non_finite_logits_fail_first(bad):
     assert LIMITS.breaches(distance) == ["NaN or Inf among the logits, first at position 2"]
 
 
+@given(LOGITS, st.integers(0, 2**16))
+def test_kl_of_each_position(logits, seed):
+    """Each position has its own; one that is not finite spoils no other, whatever becomes of worst and mean."""
+    got = logits + np.random.default_rng(seed).normal(size=logits.shape)
+    each = kl_divergence(logits, got)
+    distance = logits_distance(logits, got, near_tie_nats=0.1)
+    assert distance.kl_nats == pytest.approx(each)
+    assert (max(distance.kl_nats), distance.kl_nats[distance.worst_position]) == (distance.kl_worst_nats,) * 2
+    bad = seed % len(got)
+    got[bad, 0] = math.nan
+    each[bad] = math.nan
+    assert logits_distance(logits, got, near_tie_nats=0.1).kl_nats == pytest.approx(each, nan_ok=True)
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3, 1), (12,), (0, 3)])
 def test_wrong_shapes(shape):
     """Logits of another shape are an error, never broadcast."""

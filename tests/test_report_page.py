@@ -174,6 +174,60 @@ def test_plots_keep_predicted_and_measured_apart(browser, tmp_path):
         assert "measured" not in headings
 
 
+CURVE = {position: 1e-6 * 1.1**position for position in range(64)}
+
+
+@pytest.mark.parametrize(("size", "theme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
+def test_divergence_by_position(browser, tmp_path, size, theme):
+    """An address opens a case with a line for each check that has a curve; it breaks where that is not finite."""
+    gap = CURVE | dict.fromkeys((20, 21, 40), float("nan"))
+    records = (
+        a_record(kl_by_position=gap),
+        a_record(check="from_random_state", kl_by_position={15: 1e-5, 31: 0.0}),
+        a_record(check="prefill_equals_decode"),
+    )
+    with Shown(browser, write_page(tmp_path, MadeRun(records)), size, theme, f"#r0%2F{DECODE}") as shown:
+        page = shown.page
+        page.wait_for_selector("#plot-curves svg")
+        words = page.inner_text("dialog")
+        assert "parity/from_zero_state: not finite at 3 of 64 positions, the first is 20." in words
+        assert "What is below 1e-12 nats is drawn there." in words
+        assert page.locator("dialog .legend span").all_inner_texts() == [
+            "● parity/from_zero_state",
+            "● parity/from_random_state",
+        ]
+        assert page.locator("#plot-curves svg .mark-symbol path").count() == 61 + 2
+        lines = [line.get_attribute("d") for line in page.locator("#plot-curves svg .mark-line path").all()]
+        assert [line.count("M") for line in lines] == [3, 1]
+        assert page.evaluate("(e => e.scrollWidth <= e.clientWidth)(document.querySelector('dialog'))")
+        point = page.locator("#plot-curves svg .mark-symbol path").nth(1)
+        point.scroll_into_view_if_needed()
+        point.hover(force=True)
+        tooltip = page.locator("dialog #curve-tooltip.visible")
+        assert "1.10e-6" in tooltip.inner_text()
+        colour = tooltip.evaluate("e => getComputedStyle(e).color")
+        assert (max(map(int, re.findall(r"\d+", colour))) > 128) == (theme == "dark")
+
+
+def test_cases_with_and_without_curves(browser, tmp_path):
+    """The plot is of the open case; one without a finite position says so, one without a curve has none."""
+    records = (
+        a_record(kl_by_position={0: 1e-5, 1: 2e-5}),
+        a_record(PREFILL, kl_by_position={15: float("nan")}),
+        a_record("prefill_32-F16-chunk"),
+    )
+    with Shown(browser, write_page(tmp_path, MadeRun(records)), fragment=f"#r0%2F{DECODE}") as shown:
+        page = shown.page
+        page.wait_for_selector("#plot-curves svg")
+        page.evaluate(f"location.hash = '#r0%2F{PREFILL}'")
+        page.wait_for_selector("#plot-curves.empty")
+        assert "No position has a finite divergence." in page.inner_text("dialog")
+        assert "not finite at 1 of 1 positions, the first is 15." in page.inner_text("dialog")
+        page.evaluate("location.hash = '#r0%2Fprefill_32-F16-chunk'")
+        page.wait_for_selector("#plot-curves", state="detached")
+        assert "by position" not in page.inner_text("dialog")
+
+
 def test_expected_failures(browser, tmp_path):
     """Reason, since when, and how old that was when the run began."""
     with Shown(browser, write_page(tmp_path, release_run())) as shown:
@@ -244,12 +298,15 @@ def test_hostile_text(browser, tmp_path):
     """Whatever stands in a record is shown as text, wherever it is shown, and does nothing."""
     expected = Expected(reason=HOSTILE, link="javascript:window.hurt=1", since=HOSTILE)
     words = {"suite": HOSTILE, "message": HOSTILE, "metrics": {HOSTILE: 1.0}, "expected": expected}
+    words["kl_by_position"] = {0: 1e-5, 10**30: -1.0}
     records = tuple(a_record(HOSTILE + str(n), HOSTILE, outcome=outcome, **words) for n, outcome in enumerate(Outcome))
     run = {"id": HOSTILE, "checkpoint": {"name": HOSTILE}, "command": (HOSTILE,), "packages": {HOSTILE: HOSTILE}}
     with Shown(browser, write_page(tmp_path, MadeRun(records, run))) as shown:
         page = shown.page
         page.click("#cases tbody a >> nth=0")
         assert HOSTILE in page.inner_text("dialog")
+        page.wait_for_selector("#plot-curves svg")
+        page.locator("#plot-curves svg .mark-symbol path").first.hover(force=True)
         page.wait_for_timeout(600)
         assert page.evaluate("window.hurt") is None
         assert page.locator("img").count() == 0
