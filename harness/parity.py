@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from compile.spec import GraphKind
 from harness.prompts import prompt
 from harness.targets.bmodel import BmodelTarget
+from runtime.binding import Dtype
 
 if TYPE_CHECKING:
     from harness.cases import Case
@@ -47,13 +51,46 @@ def judge_from_zero_state(
 def judge_from_random_state(
     check: Check, engine: Engine, case: Case, model: Model, oracle: Target, state: StateArrays
 ) -> None:
-    """The same from *state*, over half as many tokens.
+    """The same from *state*, over half as many tokens, drawn from the whole vocabulary; the format of the state too.
+
+    Text has few of a vocabulary's tokens, and those that a model finds easy. With the model that ships, computed in
+    torch, a decay that is 1 % off has a mean KL of 2.9e-5 nats over text and of 2.0e-4 over any tokens; what is right
+    and rounded to F16, 2e-6 and 2e-5.
 
     Raises:
         AssertionError, RuntimeFault: as above.
     """
     __tracebackhide__ = True
-    _judge(check, engine, case, oracle, prompt(model, max(TOKENS // 2, case.graph.T), seed=1), state)
+    tokens = any_tokens(model.checkpoint.shape.n_vocab, max(TOKENS // 2, case.graph.T))
+    judge_format(check, engine, _judge(check, engine, case, oracle, tokens, state).state)
+
+
+def any_tokens(n_vocab: int, length: int) -> list[int]:
+    """*length* ids, always the same: the last of the vocabulary, the first, and then any."""
+    rng = random.Random(1)  # noqa: S311 - reproducible, not secret
+    return [n_vocab - 1, 0, *(rng.randrange(n_vocab) for _ in range(length - 2))][:length]
+
+
+def judge_format(check: Check, engine: Engine, state: StateArrays) -> None:
+    """The WKV state holds numbers of the type that the nets say, and none of a narrower one.
+
+    Rounding it to fewer bits at each token is below the caps, and yet adds up over a long text. *state* must come from
+    one that is not zero, whose numbers have all bits.
+
+    Raises:
+        AssertionError: every other number, or more, is one of a narrower type.
+    """
+    __tracebackhide__ = True
+    declared = engine.nets[0].states[1].dtype
+    check.equal(declared.name, narrowest(np.concatenate([array.ravel() for array in state[1::3]])).name, "WKV state in")
+
+
+def narrowest(values: np.ndarray) -> Dtype:
+    """The narrowest float type that holds at least half of the float32 *values* exactly."""
+    if (values.view(np.uint32) & 0xFFFF == 0).mean() >= 0.5:
+        return Dtype.BF16
+    with np.errstate(over="ignore"):
+        return Dtype.F16 if (values == values.astype(np.float16)).mean() >= 0.5 else Dtype.F32
 
 
 def _judge(

@@ -14,5 +14,8 @@ def test_from_zero_state(case, device, oracle, full_precision, model, check):
 
 @pytest.mark.graphs(*FROM_ANY_STATE)
 def test_from_random_state(case, device, oracle, model, check, random_state):
-    """From a state that is not zero: an exporter that assumes zeros is right in the test above, and wrong here."""
+    """From a state that is not zero, over any tokens; and the state keeps its format.
+
+    An exporter that assumes zeros is right in the test above, and wrong here.
+    """
     judge_from_random_state(check, device.engine(check, case), case, model, oracle, random_state)

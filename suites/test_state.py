@@ -3,6 +3,7 @@
 import pytest
 
 from compile.spec import GraphKind
+from harness.parity import judge_format
 from harness.prompts import prompt
 from harness.targets.base import Output
 from harness.targets.bmodel import BmodelTarget, get_state, set_state
@@ -13,7 +14,7 @@ prefill = pytest.mark.graphs(GraphKind.PREFILL)
 
 @prefill
 def test_prefill_equals_decode(case, device, oracle, model, check, random_state):
-    """T tokens at once and one by one lead to the same state, from a state that is not zero."""
+    """T tokens at once and one by one lead to the same state, from a state that is not zero, and keep its format."""
     engine = device.engine(check, case, case.decode)
     tokens = prompt(model, case.graph.T, seed=2)
     at_once = BmodelTarget(engine, case.graph.name).run(tokens, random_state)
@@ -22,6 +23,7 @@ def test_prefill_equals_decode(case, device, oracle, model, check, random_state)
     check.state(want.state, at_once.state)
     check.state(want.state, one_by_one.state)
     check.logits(one_by_one.logits, at_once)
+    judge_format(check, engine, at_once.state)
 
 
 @prefill

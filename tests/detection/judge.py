@@ -1,0 +1,136 @@
+"""Puts the suites' own test functions to an engine, and gives what they found."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import _pytest.outcomes
+import torch
+
+from compile.spec import Quantization
+from harness.check import Check
+from harness.limits import load_limits
+from harness.oracle import oracle_for
+from reference.state import State
+from runtime.faults import RuntimeFault
+from suites import test_parity, test_state, test_task, test_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from harness.cases import Case
+    from harness.checkpoints import Model
+    from harness.targets.base import Output, StateArrays, Target
+    from reports.schema import Stage
+    from tests.detection.engine import TorchDevice
+
+SUITES = {"tokenizer": test_tokenizer, "parity": test_parity, "state": test_state, "task": test_task}
+"""All suites that judge numbers; `throughput` measures times, and has no right ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A check that failed.
+
+    Attributes:
+        check: suite and name, as in a record.
+        case: id of the case; empty where the check concerns no graph.
+        stage: that the record would name.
+        message: of the failure.
+        metrics: the worst found up to there.
+    """
+
+    check: str
+    case: str
+    stage: Stage | None
+    message: str
+    metrics: dict[str, float]
+
+
+class Rememberer:
+    """A target that computes nothing twice: an oracle's answers are needed for every fault anew."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._known: dict[tuple[tuple[int, ...], int], tuple[Output, StateArrays | None]] = {}
+
+    def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
+        """As the target itself. The state is kept with the answer, so that no other takes its address."""
+        key = tuple(tokens), id(state)
+        if key not in self._known:
+            self._known[key] = self._target.run(tokens, state), state
+        return self._known[key][0]
+
+
+class Bench:
+    """What the suites are given of a model: oracles, caps, and a random state."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.limits, _ = load_limits()
+        self._random = State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
+        self._oracle = cache(lambda quantization: Rememberer(oracle_for(model.checkpoint, quantization)))
+
+    def judge(self, device: TorchDevice, cases: Sequence[Case], only: str = "") -> Generator[Finding]:
+        """Run the suites on *device*, in the order of a run, and give every check that fails, as soon as it does.
+
+        Args:
+            device: opens what is judged.
+            cases: the grid's.
+            only: name of one check; empty for all.
+        """
+        for name, test, kinds in _tests():
+            if only and name != only:
+                continue
+            for case in [case for case in cases if case.graph.kind in kinds] if kinds else [None]:
+                check = Check(limits=self.limits[case.quantization] if case else None)
+                try:
+                    test(**self._fixtures(test, case, device, check))
+                except (AssertionError, RuntimeFault) as error:
+                    yield Finding(
+                        check=name,
+                        case=case.id if case else "",
+                        stage=check.stage,
+                        message=words(error),
+                        metrics=check.metrics,
+                    )
+                except _pytest.outcomes.Skipped:
+                    pass
+
+    def _fixtures(self, test: FunctionType, case: Case | None, device: TorchDevice, check: Check) -> dict[str, Any]:
+        quantization = case.quantization if case else Quantization.F16
+        every = {
+            "case": case,
+            "device": device,
+            "model": self.model,
+            "check": check,
+            "oracle": self._oracle(quantization),
+            "full_precision": self._oracle(Quantization.F32),
+            "random_state": self._random,
+        }
+        return {name: every[name] for name in inspect.signature(test).parameters}
+
+
+def words(error: Exception) -> str:
+    """The error's message; of a bare assert, which has none outside pytest, its source."""
+    return str(error) or str(traceback.extract_tb(error.__traceback__)[-1].line)
+
+
+def _tests() -> list[tuple[str, FunctionType, tuple[Any, ...]]]:
+    """Every test function: suite and name, itself, and the kinds of graph that it is marked for."""
+    found = []
+    for suite, module in SUITES.items():
+        for name, test in vars(module).items():
+            if name.startswith("test_") and isinstance(test, FunctionType):
+                marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "graphs"]
+                found.append((f"{suite}/{name.removeprefix('test_')}", test, marks[0].args if marks else ()))
+    return found
+
+
+CHECKS = tuple(name for name, _, _ in _tests())
+"""Every check of the suites."""
