@@ -341,3 +341,16 @@ def test_a_release_that_there_is_not(tmp_path, monkeypatch, capsys):
     assert release_command(monkeypatch, NEW, "--against", "so-old", "--out", tmp_path / "r", "--grid", "smoke") == 4
     assert json.loads((tmp_path / "r" / "question.json").read_text())["old"] == "so-old"
     assert "no version of tpu_mlir" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_harness_is_no_regression(tmp_path, monkeypatch, capsys):
+    """What nothing here foresees ends with 4 and its traceback: Python's own exit status, 1, would say regression."""
+
+    def broken(_):
+        raise AssertionError("it cannot be")
+
+    monkeypatch.setattr(command, "compare_releases", broken)
+    assert release_command(monkeypatch, NEW, "--against", OLD, "--out", tmp_path) == 4
+    told = capsys.readouterr().err
+    assert "in broken" in told
+    assert "error: AssertionError: it cannot be\nNo verdict: the harness itself broke" in told

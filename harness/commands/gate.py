@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -16,11 +17,16 @@ from harness.gate.sides import read_side
 from harness.gate.text import MOST, report_words
 
 _NOT_COMPARABLE = Kind.NOT_COMPARABLE.exit_code
-_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])  # of all mistakes in usage: it has no public name
+# Of all mistakes in usage, and of all errors that end a command in its own way: they have no public names.
+_UsageError, _SaidError = cast("tuple[type[Exception], type[Exception]]", typer.BadParameter.__mro__[1:3])
 
 
 class GateCommand(TyperCommand):
-    """A command whose mistakes in usage do not end with 2, which means stale expectations here."""
+    """A command with the gate's exit codes.
+
+    A mistake in usage does not end with 2, which means stale expectations, and a fault of the harness itself not with
+    Python's own 1, which means regression.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; where they are wrong, nothing was compared."""
@@ -30,6 +36,17 @@ class GateCommand(TyperCommand):
             said: Any = error
             said.exit_code = _NOT_COMPARABLE
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; where it breaks, there is no verdict."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, _SaidError):
+            raise
+        except Exception as error:
+            traceback.print_exception(error)
+            typer.echo(f"error: {type(error).__name__}: {error}\nNo verdict: the harness itself broke", err=True)
+            raise typer.Exit(Kind.INFRA.exit_code) from error
 
 
 def gate(
