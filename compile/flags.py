@@ -23,10 +23,10 @@ def needed_flags(arrays: Arrays, spec: GraphSpec) -> tuple[str, ...]:
     each: 334 us instead of 255 for two layers at 0.1B in W4F16. For T tokens the sorted order is 2 % faster.
 
     ``--opt 1``, for T tokens: as many operations in a layer group as fit, in place of the compiler's search for the
-    cheapest groups. Each layer's recurrence is one group anyway, so that the search finds the same or worse (F16, two
-    layers at 0.1B: 751.8 us and not 765.3 for 64 tokens, 918.4 and not 926.9 for 128), and takes a time that grows with
-    the cube of what is grouped: of two layers and 512 tokens it had not ended after a quarter of an hour, and without
-    it they compile in a minute. For one token the search is 6 % faster.
+    cheapest groups. Each layer's recurrence is one group anyway, so that the search saves 48 cycles (F16, two layers at
+    0.1B, 32, 64 and 128 tokens alike), and takes a time that grows with the cube of what is grouped: of two layers and
+    512 tokens it had not ended after a quarter of an hour, and without it they compile in a minute. For one token the
+    search is 6 % faster.
 
     ``--disable_layer_group``, for a single head: no product of the recurrence is batched then, so nothing breaks the
     layers apart, and the compiler searches layer groups over the whole model: TPU-MLIR 1.30.2 took 33 s for a decode
