@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reference.precision import Precision
 
 
+_EMBEDDING_NORM = "blocks.0.ln0"
 _LORA_SECOND = re.compile(r"\.att\.[wavg]2$")
 
 
@@ -41,9 +42,9 @@ def stored(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
 
 
 def _stored(name: str, tensor: Tensor, precision: Precision) -> Tensor:
-    if ".ln" in f".{name}" and ".ln_x." not in name:
-        return tensor
-    if tensor.dim() != 2 or name == "emb.weight" or name.endswith(".r_k"):
+    if name == "emb.weight" or (".ln" in f".{name}" and ".ln_x." not in name):
+        return tensor  # graphs store the embedding behind its layer norm
+    if tensor.dim() != 2 or name.endswith(".r_k"):
         return precision.keep(tensor)
     if _LORA_SECOND.search(name):
         return precision.keep_rank(tensor)
@@ -75,7 +76,8 @@ class Emulated(Fast):
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         with self._rounding.paused():
-            return super()._norm(x, name)
+            normed = super()._norm(x, name)
+        return self.precision.keep(normed) if name == _EMBEDDING_NORM else normed
 
     def _shift(self, x: Tensor, before: Tensor, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
         with self._rounding.paused():

@@ -71,6 +71,7 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     started: str  # ISO 8601 with offset
     command: tuple[str, ...]
     target: str  # "cmodel"; or words that begin with "simulator"; anything else is a board
+    chip: str = "BM1684X"  # that the target is, or simulates
     harness: dict[str, str]  # version, git commit, whether there were local changes
     toolchain: dict[str, str]  # version, compiler commit, wheel's SHA-256, identity
     checkpoint: dict[str, str | int]  # name, container, SHA-256, sizes, codec
@@ -86,9 +87,9 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     def where(self) -> str:
         """The target in words: a simulator is never called a board."""
         if self.target == "cmodel":
-            return "the BM1684X simulator (cmodel)"
+            return f"the {self.chip} simulator (cmodel)"
         simulated = self.target.startswith("simulator")
-        return f"the BM1684X {self.target}" if simulated else f"BM1684X board {self.target}"
+        return f"the {self.chip} {self.target}" if simulated else f"{self.chip} board {self.target}"
 
 
 class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PARTS = (
     "target",
+    "chip",
     "harness",
     "toolchain",
     "checkpoint",
@@ -184,7 +185,7 @@ def _manifest(run: Run) -> dict[str, str]:
         "machine": run.machine,
         "packages": run.packages,
     }
-    found = {"target": run.target, "limits_sha256": run.limits_sha256}
+    found = {"target": run.target, "chip": run.chip, "limits_sha256": run.limits_sha256}
     found |= {f"{part}.{name}": str(value) for part, table in tables.items() for name, value in table.items()}
     found.pop(f"packages.{_OWN_PACKAGE}", None)
     return found | {f"health.{one.name}": str(one.value) for one in run.health if one.name in _LASTING}
