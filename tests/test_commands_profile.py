@@ -210,7 +210,7 @@ def test_ids(case):
         ("decode-F17-chunk", "'F17' is none of F32, F16"),
         ("decode-F16-chunks", "'chunks' is none of chunk"),
         ("decode-F16-chunk+", "no option ''"),
-        ("decode-F16-chunk+opt2", "no option 'opt2'"),
+        ("decode-F16-chunk+opt9", "no option 'opt9'"),
         ("decode-F16-chunk+opt1+opt1", "stands there twice"),
         ("decode-F16-chunk+quant_output+opt1", r"it is written 'decode-F16-chunk\+opt1\+quant_output'"),
     ],

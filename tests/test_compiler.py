@@ -289,10 +289,10 @@ def test_killed_compile(fake, tmp_path, monkeypatch):
 
 
 def test_flags_of_a_graph():
-    """The layer-group search does not end on models with one head; one token keeps the order of its operations."""
+    """No search for layer groups for many tokens or one head; one token keeps the order of its operations."""
     one_head = dataclasses.replace(SHAPE, n_embd=64)
     arrays = {name: tensor.numpy() for name, tensor in synthetic(one_head).tensors.items()}
     decode, prefill = GraphSpec(kind=GraphKind.DECODE), GraphSpec(kind=GraphKind.PREFILL, T=16)
     assert needed_flags(arrays, decode) == ("--disable_layer_group", "--quant_output")
     assert needed_flags(ARRAYS, decode) == ("--disable_topo_sort", "--quant_output")
-    assert needed_flags(ARRAYS, prefill) == ("--quant_output",)
+    assert needed_flags(ARRAYS, prefill) == ("--opt", "1", "--quant_output")

@@ -69,7 +69,7 @@ def test_axes_multiply(tmp_path):
         ('quantizations = ["F16"]\nchunk_lengths = [16]\nvariants = ["new"]', "no graph variant 'new'"),
         ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = []', "empty"),
         ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt1"], ["opt1"]]', "a value twice"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt2"]]', "no option 'opt2'"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt9"]]', "no option 'opt9'"),
         ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = ["opt1"]', "options"),
         ("quantizations = [", "Invalid value"),
     ],

@@ -130,8 +130,8 @@ def test_a_board(rwkv_tpu, board, libraries, tmp_path):
     assert len(read(results_file(tmp_path))[1]) == 4
     for check in (before, after):
         assert {reading.name for reading in check.health} >= {"chip_temperature", "driver"}
-    code, out, _ = rwkv_tpu("0", "--libsophon", libraries, "--chunk", 4, limit=6)
-    assert code == 0
+    code, out, err = rwkv_tpu("0", "--libsophon", libraries, "--chunk", 4, limit=6)
+    assert code == 0, err
     assert "4 of 6 documents are in that file already" in out
 
 
