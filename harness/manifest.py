@@ -39,10 +39,12 @@ def manifest(
     known_sha256: str,
     options: Mapping[str, str],
     health: tuple[schema.Reading, ...] = (),
+    checks: int = 0,
 ) -> schema.Run:
     """Describe a run that is about to start; *options* are those of the suites, by their names.
 
-    *known_sha256* is that of the list of expected failures, empty where there is none.
+    *known_sha256* is that of the list of expected failures, empty where there is none; *checks* is how
+    many will be made.
     """
     shape = model.checkpoint.shape
     return schema.Run(
@@ -85,6 +87,7 @@ def manifest(
         },
         packages={found.name: found.version for found in sorted(distributions(), key=lambda d: d.name.lower())},
         health=health,
+        checks=checks,
     )
 
 

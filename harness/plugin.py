@@ -6,18 +6,19 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from compile.compiler import STAGE_TIMEOUT_S
 from compile.options import Option
 from compile.release import DEFAULT_RELEASE
 from harness.cases import GRIDS, VARIANTS
+from harness.resume import ResumeError, asked_options
 from harness.stage_timeout import HELP, parse_stage_timeout
 from harness.throughput.plan import BOARD_DEPTHS, BOARD_REPEATS, parse_depths, parse_repeats
 from tokenizer.codec import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,12 +102,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"every sample is kept (default: {BOARD_REPEATS} on a board, few on the simulator)",
     )
     group.addoption(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="go on with an interrupted run, named by its folder: what is recorded is not judged again; its options "
+        "hold, and those given here must be the same",
+    )
+    group.addoption(
         "--runs",
         metavar="DIR",
         type=Path,
         default=Path("runs"),
         help="where the run's folder is made (default: %(default)s)",
     )
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Ask again what a run that is gone on with was asked; what is typed stands behind that, and is held against it.
+
+    Raises:
+        pytest.UsageError: there is no such run.
+    """
+    resumed = early_config.known_args_namespace.resume
+    if resumed is not None:
+        try:
+            args[:0] = asked_options(resumed)
+        except ResumeError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 _NAMES = (

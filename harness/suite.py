@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from compile.compiler import CompileError
 from compile.toolchain import ToolchainError
 from harness.cases import GridError, case_of
 from harness.check import CHECK, Check
@@ -23,25 +22,30 @@ from harness.device.lock import BoardBusyError
 from harness.device.remote.faults import ConnectionLost, RemoteFault
 from harness.gate.finding import Key
 from harness.known import cases_that_ship, load_known
-from harness.manifest import manifest
+from harness.manifest import manifest, now
 from harness.plugin import chosen_options
-from harness.records import RunWriter
+from harness.record_of import key_of_item, record_of
+from harness.records import FolderBusyError, FolderLock, RunWriter, drop_cut_line
+from harness.resume import ResumeError, has_failed, take_up
 from harness.run import RUN, SuiteRun
 from harness.summary import summary
 from reference.shape import CheckpointError
 from reports.csv_file import write_csv
 from reports.html_page import write_html
 from reports.lenient import load
-from reports.schema import Outcome, Record, Stage, read
-from runtime.faults import LibraryMissing
+from reports.schema import Outcome, Record, read
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from compile.compiler import Compiled
     from harness.known import Entry
+    from harness.resume import Earlier
+    from reports.schema import Run
 
+
+CANNOT_WRITE = int(pytest.ExitCode.INTERNAL_ERROR)
+"""Exit status where records or reports cannot be written, as on a full disk."""
 
 _SUITES = Path(__file__).parent.parent / "suites"
 
@@ -77,6 +81,7 @@ class SuitePlugin:
                 checkpoint=self.run.model.checkpoint.name,
                 target=self.run.place.label,
             )
+            self._earlier = self._take_up(option("--resume"))
             if self.run.guard is not None and not config.option.collectonly:
                 self.run.guard.claim()
         except (
@@ -87,6 +92,7 @@ class SuitePlugin:
             CheckpointError,
             CodecError,
             RemoteFault,
+            FolderBusyError,
             ValueError,
         ) as error:
             raise pytest.UsageError(str(error)) from error
@@ -98,6 +104,14 @@ class SuitePlugin:
         self._checks: set[Key] = set()  # all that the suites have for the grids: the run's and those that ship
         self._suites: set[Path] = set()  # whose checks these are
         self._unmatched: tuple[Entry, ...] = ()
+        self._asked = 0  # checks, those that an earlier part of the run has made included
+
+    def _take_up(self, path: Path | None) -> Earlier | None:
+        """The run to go on with, if there is one; nobody else may write it meanwhile."""
+        if path is None:
+            return None
+        self._lock = FolderLock(path if path.is_dir() else path.parent)
+        return take_up(path)
 
     def _say(self, text: str) -> None:
         """Show a line at once, whatever pytest captures."""
@@ -128,6 +142,21 @@ class SuitePlugin:
         # Session scope groups the tests by case: each is loaded once, and what is said of it stands together.
         metafunc.parametrize("case", cases, ids=lambda case: case.id, scope="session")
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what a run that is gone on with has judged already."""
+        self._asked = len(items)
+        if self._earlier is None:
+            return
+        keys = [key_of_item(item) for item in items]
+        try:
+            self._earlier.refuse_strangers(keys)
+        except ResumeError as error:
+            raise pytest.UsageError(str(error)) from error
+        done = [item for item, key in zip(items, keys, strict=True) if key in self._earlier.done]
+        items[:] = [item for item, key in zip(items, keys, strict=True) if key not in self._earlier.done]
+        config.hook.pytest_deselected(items=done)
+
     def pytest_report_header(self) -> list[str]:
         """The versions of everything that matters."""
         run, checkpoint = self.run, self.run.model.checkpoint
@@ -147,7 +176,7 @@ class SuitePlugin:
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Open the records file once something will run, and see whether the board is well."""
-        if session.testscollected and not session.config.option.collectonly:
+        if (session.testscollected or self._earlier) and not session.config.option.collectonly:
             run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{self.run.place.name}"
             readings = self.run.place.readings()
             for remark in remarks(readings):
@@ -162,11 +191,48 @@ class SuitePlugin:
                 known_sha256=self._known.sha256,
                 options=chosen_options(self._config.getoption),
                 health=readings,
+                checks=self._asked,
             )
-            self._writer = RunWriter(self._runs / run_id, header)
+            self._writer = self._begin(header) if self._earlier is None else self._go_on(self._earlier, header)
             self.run.folder = self._writer.folder
             self._board_is_used = any(case_of(item) for item in session.items)
-            self._ask_canary("before the first case")
+            self._ask_canary("before the first case" if self._earlier is None else "before going on")
+
+    def _begin(self, header: Run) -> RunWriter:
+        return RunWriter(self._runs / header.id, header)
+
+    def _go_on(self, earlier: Earlier, header: Run) -> RunWriter:
+        """Open the records of an earlier run, which *header* would begin anew.
+
+        Raises:
+            pytest.UsageError: it is another run.
+        """
+        try:
+            earlier.refuse_another(header)
+        except ResumeError as error:
+            raise pytest.UsageError(str(error)) from error
+        left = self._asked - len(earlier.done)
+        self._say(f"goes on with {earlier.folder}: {len(earlier.done)} checks are finished, {left} are left")
+        if earlier.cut_line is not None:
+            self._say(f"line {earlier.cut_line} of its records was not written to its end, and is dropped")
+        if earlier.dropped:
+            self._say(f"{earlier.dropped} records without a verdict, or in doubt since the canary failed, are dropped")
+        if drop_cut_line(earlier.folder / "samples.jsonl"):
+            self._say("the last line of its samples was not written to its end, and is dropped")
+        again = msgspec.structs.replace(earlier.run, resumed=(*earlier.run.resumed, now()))
+        return RunWriter(earlier.folder, again, kept=earlier.kept, lock=self._lock)
+
+    def _add(self, record: Record) -> None:
+        """Write a record down, or end the run: what cannot be recorded need not be judged."""
+        if self._writer is not None:
+            try:
+                self._writer.add(record)
+            except OSError as error:
+                pytest.exit(f"{self._writer.path}: {error.strerror}. {self._how_to_go_on()}", returncode=CANNOT_WRITE)
+
+    def _how_to_go_on(self) -> str:
+        folder = self._writer.folder if self._writer else None
+        return f"What was recorded before is kept; to go on from there: pytest suites/ --resume {folder}"
 
     def _ask_canary(self, when: str) -> None:
         """Record whether the board gives the known answer; not of one that is known to be sick, or that nobody uses."""
@@ -176,7 +242,7 @@ class SuitePlugin:
         self.run.close()  # one engine at a time
         self._say(f"canary {when} …")
         record = guard.check(when)
-        self._writer.add(record)
+        self._add(record)
         if guard.sick:
             self._say(f"INFRA: {guard.sick}")
 
@@ -209,7 +275,7 @@ class SuitePlugin:
         """Write a record for each test: of its call, or of a setup or teardown that did not pass."""
         report = yield
         if self._writer is not None and (report.when == "call" or not report.passed):
-            record = _record(item, call, report, self.run.place.label)
+            record = record_of(item, call, report, self.run.place.label)
             error = call.excinfo.value if call.excinfo is not None else None
             if isinstance(error, InfraError):
                 report.longrepr = record.message  # nothing in a traceback tells more
@@ -218,7 +284,7 @@ class SuitePlugin:
             record = self._known.judged(record)
             if record.expected is not None:
                 _report_expected(record, report)
-            self._writer.add(record)
+            self._add(record)
             self._recorded.add(item.nodeid)
         return report
 
@@ -238,6 +304,8 @@ class SuitePlugin:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write what people read; the records get their last line only where every test has left one."""
         if self._writer is not None:
+            if self._earlier is not None:
+                session.exitstatus = exitstatus = self._with_what_was(self._earlier, exitstatus)
             if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
                 self._ask_canary("after the last case")
             if self.run.guard is not None and self.run.guard.sick:
@@ -247,13 +315,27 @@ class SuitePlugin:
                 self._unmatched = self._known.unmatched(self._checks)
             if self._unmatched:
                 session.exitstatus = exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
-            if len(self._recorded) == session.testscollected:
-                unmatched = tuple(entry.title for entry in self._unmatched)
-                self._writer.end(int(exitstatus), self.run.place.readings(), unmatched)
+            nothing_new = self._earlier is not None and self._earlier.whole and not self._recorded
             folder = self._writer.folder
-            loaded = load([self._writer.path])
-            write_csv(loaded, folder / "records.csv")
-            write_html(loaded, folder / "index.html")
+            try:
+                if len(self._recorded) == session.testscollected and not nothing_new:
+                    unmatched = tuple(entry.title for entry in self._unmatched)
+                    self._writer.end(int(exitstatus), self.run.place.readings(), unmatched)
+                loaded = load([self._writer.path])
+                write_csv(loaded, folder / "records.csv")
+                write_html(loaded, folder / "index.html")
+            except OSError as error:
+                self._say(f"{folder}: {error.strerror}; with room there, --resume writes what is missing")
+                session.exitstatus = exitstatus or CANNOT_WRITE
+            self._writer.close()
+
+    @staticmethod
+    def _with_what_was(earlier: Earlier, exitstatus: int) -> int:
+        """The exit status of a run whose first part was made before."""
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            exitstatus = pytest.ExitCode.OK  # all was judged already
+        failed = any(has_failed(record) for record in earlier.kept)
+        return pytest.ExitCode.TESTS_FAILED if failed and exitstatus == pytest.ExitCode.OK else exitstatus
 
     def _about_known(self, records: tuple[Record, ...]) -> Iterator[tuple[str, dict[str, bool]]]:
         """What became of expected failures: lines, and how they look."""
@@ -288,6 +370,8 @@ class SuitePlugin:
             terminalreporter.write_line(line, **markup)
         if self.run.guard is not None and self.run.guard.sick:
             terminalreporter.write_line(f"INFRA, no verdict on the compiler: {self.run.guard.sick}", red=True)
+        if records.interrupted:
+            terminalreporter.write_line(f"interrupted. {self._how_to_go_on()}", yellow=True)
         terminalreporter.write_line(f"CSV:  {folder / 'records.csv'}")
         terminalreporter.write_line(f"HTML: {folder / 'index.html'}")
 
@@ -304,61 +388,3 @@ def _report_expected(record: Record, report: pytest.TestReport) -> None:
         report.longrepr = words
     else:
         report.sections.append(("expected failures", words))
-
-
-def _record(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, target: str) -> Record:
-    case, check = case_of(item), item.stash.get(CHECK, Check())
-    name = getattr(item, "originalname", item.name).removeprefix("test_")
-    error = call.excinfo.value if call.excinfo is not None else None
-    outcome, stage = Outcome.PASSED, None
-    if report.skipped:
-        outcome = Outcome.SKIPPED
-    elif report.failed:
-        outcome, stage = Outcome.FAILED, check.stage
-        if isinstance(error, CompileError):
-            stage = Stage(error.stage.value)
-        elif isinstance(error, LibraryMissing | InfraError | RemoteFault):
-            outcome = Outcome.INFRA
-    own = check.bmodels[0] if check.bmodels else None
-    profile = own.result.profile if own else None
-    return Record(
-        case=case.id if case else "",
-        suite=item.path.stem.removeprefix("test_"),
-        check=name if report.when == "call" else f"{name} ({report.when})",
-        outcome=outcome,
-        stage=stage,
-        message="\n".join(filter(None, [_in_words(error), *check.notes])),
-        seconds=call.duration,
-        metrics=dict(check.metrics),
-        # Four digits are enough for a curve, and keep the records small.
-        kl_by_position={position: float(f"{kl:.4g}") for position, kl in check.kl_by_position.items()},
-        predicted={}
-        if profile is None
-        else {
-            "predicted_ms": profile.predicted_ms,
-            "predicted_cycles": profile.predicted_cycles,
-            "tiu_instructions": profile.tiu_instructions,
-            "gdma_instructions": profile.gdma_instructions,
-            "ddr_read_bytes": profile.ddr_read_bytes,
-            "ddr_write_bytes": profile.ddr_write_bytes,
-        },
-        compiled=_compiled(own.result) if own else {},
-        bmodel_sha256=own.result.bmodel_sha256 if own else "",
-        runtime=check.runtime,
-        target=target,
-    )
-
-
-def _compiled(result: Compiled) -> dict[str, int | float]:
-    """What was told when the bmodel was really compiled, be it in this run or long before."""
-    return {
-        "compile_seconds": sum(cost.seconds for cost in result.costs.values()),
-        "compile_peak_bytes": max(cost.peak_bytes for cost in result.costs.values()),
-        "bmodel_bytes": result.bmodel_bytes,
-    }
-
-
-def _in_words(error: BaseException | None) -> str:
-    if isinstance(error, InfraError):
-        return str(error)
-    return "" if error is None else f"{type(error).__name__}: {error}"

@@ -82,6 +82,8 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     machine: dict[str, str | int]  # system, processor, cores, memory_bytes, python
     packages: dict[str, str]
     health: tuple[Reading, ...] = ()  # of the board, before the first case; none of the plain simulator
+    checks: int = 0  # that it set out to make; 0 in older files
+    resumed: tuple[str, ...] = ()  # when it was gone on with, ISO 8601 with offset
 
     @property
     def where(self) -> str:

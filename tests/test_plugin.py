@@ -19,12 +19,12 @@ class Parser:
 
 
 def test_a_run_tells_every_option():
-    """But for where its folder is made, which is where it lies."""
+    """But for where its folder is made or found, which is where it lies."""
     parser = Parser()
     pytest_addoption(parser)
     asked = []
     chosen_options(asked.append)
-    assert sorted(asked) == sorted({*parser.names} - {"--runs"})
+    assert sorted(asked) == sorted({*parser.names} - {"--runs", "--resume"})
 
 
 def test_a_time_limit_is_told_in_seconds():

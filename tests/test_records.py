@@ -1,5 +1,7 @@
 """Records: written line by line, read back whole, and what cannot be trusted is refused by file and line."""
 
+import errno
+import os
 from contextlib import suppress
 
 import msgspec
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 from compile.spec import Quantization
 from harness.check import CHECK, Check
 from harness.limits import load_limits
+from harness.record_of import record_of
 from harness.records import RunWriter
-from harness.suite import _record
 from harness.summary import summary
 from harness.targets.base import Output
 from reports.schema import VERSION, Expected, Outcome, Record, RecordsError, Run, Stage, read
@@ -118,7 +120,7 @@ def recorded(request, check):
     """The record of a test that passed and judged with *check*: this one."""
     request.node.stash[CHECK] = check
     call = pytest.CallInfo.from_call(lambda: None, "call")
-    return _record(request.node, call, pytest.TestReport.from_item_and_call(request.node, call), "cmodel")
+    return record_of(request.node, call, pytest.TestReport.from_item_and_call(request.node, call), "cmodel")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,18 @@ def test_the_curve_of_the_worst_judgement(tmp_path, request, judgements, kept):
         assert (worst is None) == (None in record.kl_by_position.values())
         assert worst is None or max(finite) == float(f"{worst:.4g}")
         assert all(kl == float(f"{kl:.4g}") for kl in finite)
+
+
+def test_a_full_disk_is_no_verdict(request):
+    """Whatever was being written when the disk was full, the check says nothing of what was to be judged."""
+
+    def no_space():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for error, outcome in ((no_space, Outcome.INFRA), (lambda: 1 / 0, Outcome.FAILED)):
+        call = pytest.CallInfo.from_call(error, "call")
+        report = pytest.TestReport.from_item_and_call(request.node, call)
+        assert record_of(request.node, call, report, "cmodel").outcome is outcome
 
 
 def test_interrupted(tmp_path):

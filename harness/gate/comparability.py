@@ -170,10 +170,10 @@ def _differences(base: Launch, new: Launch) -> tuple[Difference, ...]:
 
 
 def _identity(launch: Launch) -> dict[str, str]:
-    return _manifest(launch.file.run) | _runtime(launch)
+    return manifest_of(launch.file.run) | _runtime(launch)
 
 
-def _manifest(run: Run) -> dict[str, str]:
+def manifest_of(run: Run) -> dict[str, str]:
     """Everything that tells runs apart, but for when and by which command they were made."""
     tables: dict[str, dict[str, str] | dict[str, str | int]] = {
         "toolchain": run.toolchain,
