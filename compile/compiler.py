@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 STAGE_TIMEOUT_S = 3600.0
 """Limit for each stage of a compile that runs a tool, unless another is asked for."""
 
-_RESULT = "result.json"
+RESULT = "result.json"
+"""What is told of a bmodel, in its folder in the cache: a :class:`Compiled`."""
+
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
 _LEAVE_OUT = ("*.npz", "*.onnx.prototxt", "*.bmodel.json", "*.net_0.profile", "model")  # large, and remade in seconds
 
@@ -158,20 +160,20 @@ def compile_graph(
             for unwanted in work.glob(pattern):
                 shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
         (work / "model.onnx").unlink()
-        (work / _RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+        (work / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
         return Bmodel(final, result, cached=False)
 
-    return make_once(final, _load, make)
+    return make_once(final, load_bmodel, make)
 
 
-def _load(folder: Path) -> Bmodel | None:
+def load_bmodel(folder: Path) -> Bmodel | None:
     """A whole result, checked against the hash that it was stored with; None where there is none."""
     try:
-        result = msgspec.json.decode((folder / _RESULT).read_bytes(), type=Compiled)
+        result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Compiled)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     bmodel = Bmodel(folder, result, cached=True)
-    return bmodel if bmodel.path.is_file() and _sha256(bmodel.path) == result.bmodel_sha256 else None
+    return bmodel if bmodel.path.is_file() and hash_file(bmodel.path) == result.bmodel_sha256 else None
 
 
 @contextmanager
@@ -298,7 +300,7 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
     say(f"{stages.what}: compiled in {seconds:.0f} s, predicted {profile.predicted_ms:.4f} ms a call")
     return Compiled(
         key=stages.job.key,
-        bmodel_sha256=_sha256(bmodel),
+        bmodel_sha256=hash_file(bmodel),
         bmodel_bytes=bmodel.stat().st_size,
         profile=profile,
         costs=stages.costs,
@@ -307,6 +309,7 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
     )
 
 
-def _sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,8 +26,8 @@ class Dims:
     @classmethod
     def of(cls, arrays: Arrays) -> Dims:
         """Read from ``blocks.*.att.r_k [H, N]`` and, where there is one, ``emb.weight [V, C]``."""
-        heads = [array.shape for name, array in arrays.items() if name.endswith(".att.r_k")]
-        H, N = heads[0]
+        heads = [name for name in arrays if name.endswith(".att.r_k")]  # arrays may be read as they are asked for
+        H, N = arrays[heads[0]].shape
         V = len(arrays["emb.weight"]) if "emb.weight" in arrays else 0
         return cls(L=len(heads), C=H * N, H=H, N=N, V=V)
 

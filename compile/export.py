@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 
-from compile.graphs.block import Rwkv7Block
 from compile.graphs.named import name_tensors
 
 if TYPE_CHECKING:
@@ -24,17 +23,13 @@ def export(graph: Rwkv7, path: Path) -> list[str]:
     """Write *graph* as ONNX: inputs ``token`` int32 ``[1, T]`` and the states; outputs ``logits`` and the next states.
 
     State inputs are named ``blocks.0.att.shift``, ``blocks.0.att.state``, ``blocks.0.ffn.shift``, …; the outputs have
-    the same names with ``.next`` behind, in the same order. A :class:`Rwkv7Block` says itself what goes in and out.
+    the same names with ``.next`` behind, in the same order. A part of a model
+    (:mod:`compile.graphs.block`) has others.
 
     Returns:
         The operations to be computed in float32 in every quantisation, by the compiler's names for them.
     """
-    if isinstance(graph, Rwkv7Block):
-        inputs, outputs = graph.example_inputs(), graph.output_names()
-    else:
-        states = {name: torch.zeros(shape) for name, shape in graph.dims.state_shapes()}
-        inputs = {"token": torch.zeros(1, graph.T, dtype=torch.int32), **states}
-        outputs = ["logits", *(name + ".next" for name in states)]
+    inputs, outputs = graph.example_inputs(), graph.output_names()
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The tracing exporter is deprecated in torch, but it alone keeps module paths, and needs no further packages.

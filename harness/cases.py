@@ -23,6 +23,10 @@ VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7, "loop": Rwkv7Loop}
 """Ways of writing the model as a graph, by name."""
 
 
+BLOCKS = "blocks"
+"""How an id says that a case is compiled in parts; a case that is compiled as a whole does not say so."""
+
+
 class GridError(ValueError):
     """A grid that does not exist or does not make sense: names the file, what was expected and what was found."""
 
@@ -36,12 +40,14 @@ class Case:
     """One point of the grid; checkpoint and toolchain are those of the run.
 
     Attributes:
+        blocks: whether embedding, layers and head are compiled one by one, and joined in one bmodel.
         options: of the compiler, beside the flags that every graph of its kind gets; in the order of their names.
     """
 
     graph: GraphSpec
     quantization: Quantization
     variant: str = "chunk"
+    blocks: bool = False
     options: tuple[Option, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,8 +63,14 @@ class Case:
     @property
     def id(self) -> str:
         """The pytest id, and the key in every record."""
-        options = "".join(f"+{option.value}" for option in self.options)
-        return f"{self.graph.name}-{self.quantization.value}-{self.variant}{options}"
+        extras = [BLOCKS] if self.blocks else []
+        extras += [option.value for option in self.options]
+        return f"{self.graph.name}-{self.quantization.value}-{self.variant}{''.join(f'+{extra}' for extra in extras)}"
+
+    @property
+    def net(self) -> str:
+        """What the runtime calls it: the net's name in the bmodel, or that of all its blocks together."""
+        return f"blocks_{self.graph.T}" if self.blocks else self.graph.name
 
     @property
     def decode(self) -> Case:
@@ -74,7 +86,10 @@ def parse_case(text: str) -> Case:
     """
 
     def wrong(what: str) -> CaseError:
-        form = "GRAPH-PRECISION-VARIANT, with +OPTION behind it for each option: prefill_64-F16-chunk+opt1"
+        form = (
+            f"GRAPH-PRECISION-VARIANT, with +{BLOCKS} behind it where it is compiled in parts, and +OPTION for each "
+            "option: prefill_64-F16-chunk+opt1"
+        )
         return CaseError(f"no case {text!r}: {what}. An id is {form}")
 
     parts = text.split("-", 2)
@@ -89,12 +104,13 @@ def parse_case(text: str) -> Case:
         raise wrong(f"{precision!r} is none of {', '.join(one.value for one in Quantization)}")
     if variant not in VARIANTS:
         raise wrong(f"{variant!r} is none of {', '.join(sorted(VARIANTS))}")
+    blocks = names[:1] == [BLOCKS]
     try:
         spec = GraphSpec(kind=GraphKind(kind), T=int(length))
-        options = parse_options(names)
+        options = parse_options(names[blocks:])
     except ValueError as error:
         raise wrong(str(error)) from error
-    case = Case(graph=spec, quantization=Quantization(precision), variant=variant, options=options)
+    case = Case(graph=spec, quantization=Quantization(precision), variant=variant, blocks=blocks, options=options)
     if case.id != text:
         raise wrong(f"it is written {case.id!r}")
     return case
@@ -113,6 +129,7 @@ class _GridFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantizations: tuple[Quantization, ...]
     chunk_lengths: tuple[int, ...]
     variants: tuple[str, ...] = ("chunk",)
+    blocks: tuple[bool, ...] = (False,)
     options: tuple[tuple[str, ...], ...] = ((),)
 
 
@@ -163,9 +180,10 @@ def load_grid(name_or_file: str, variant: str | None = None, options: str | None
     except OptionError as error:
         raise GridError(f"{path}: {error}") from error
     cases = [
-        Case(graph=graph, quantization=quantization, variant=v, options=combination)
+        Case(graph=graph, quantization=quantization, variant=v, blocks=blocks, options=combination)
         for quantization in grid.quantizations
         for v in variants
+        for blocks in grid.blocks
         for combination in combinations
         for graph in graphs
     ]

@@ -103,7 +103,7 @@ def _judge(
 ) -> Output:
     __tracebackhide__ = True
     want = oracle.run(tokens, state)
-    got = BmodelTarget(engine, case.graph.name).run(tokens, state)
+    got = BmodelTarget(engine, case.net).run(tokens, state)
     check.logits(want.logits, got)
     check.state(want.state, got.state)
     return got

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compile.compiler import Bmodel, CompileError, compile_graph
+from compile.compiler import Bmodel, CompileError
 from compile.spec import Quantization
 from compile.toolchain import find
 from harness.cases import Case, load_grid
@@ -15,7 +15,7 @@ from harness.checkpoints import open_model
 from harness.device.canary import make_canary
 from harness.device.guard import Guard
 from harness.device.place import open_place
-from harness.jobs import job_of
+from harness.jobs import compile_case
 from harness.limits import load_limits
 from harness.oracle import QUANTISED, oracle_for
 from harness.paths import cache_folder
@@ -96,10 +96,9 @@ class SuiteRun:
             CompileError: a stage of the compile failed.
         """
         if case.id not in self._compiled:
-            job = job_of(case, self.model, self.toolchain)
             try:
-                self._compiled[case.id] = compile_graph(
-                    job, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
+                self._compiled[case.id] = compile_case(
+                    case, self.model, self.toolchain, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
                 )
             except CompileError as error:
                 self._compiled[case.id] = error

@@ -6,29 +6,24 @@ from harness.checkpoints import Model, codec_of
 from reference.shape import LoraRanks, ModelShape
 from reference.synthetic import synthetic
 
-SIZES = {
-    "0.1B": ModelShape(
-        n_layer=12,
-        n_embd=768,
-        head_size=64,
-        n_ffn=3072,
-        n_vocab=65_536,
-        ranks=LoraRanks(decay=64, rate=64, value=32, gate=128),
-    ),
-}
+
+def _shape(n_layer: int, n_embd: int, ranks: LoraRanks) -> ModelShape:
+    return ModelShape(n_layer=n_layer, n_embd=n_embd, head_size=64, n_ffn=4 * n_embd, n_vocab=65_536, ranks=ranks)
+
+
+SIZES = {"0.1B": _shape(12, 768, LoraRanks(decay=64, rate=64, value=32, gate=128))}
 """Shapes by the name of the release."""
 
 BY_BLOCK = {
-    "2.9B": ModelShape(
-        n_layer=32,
-        n_embd=2560,
-        head_size=64,
-        n_ffn=10_240,
-        n_vocab=65_536,
-        ranks=LoraRanks(decay=96, rate=96, value=64, gate=320),
-    ),
+    "0.4B": _shape(24, 1024, LoraRanks(decay=64, rate=64, value=32, gate=128)),
+    "1.5B": _shape(24, 2048, LoraRanks(decay=96, rate=96, value=64, gate=256)),
+    "2.9B": _shape(32, 2560, LoraRanks(decay=96, rate=96, value=64, gate=320)),
+    "7.2B": _shape(32, 4096, LoraRanks(decay=128, rate=128, value=96, gate=480)),
 }
-"""Those whose whole graph asks the compiler for more memory than machines have: one layer alone is compiled."""
+"""Those whose whole graph asks the compiler for more memory than usual machines have: they are compiled in parts.
+
+Published checkpoints may differ in the ranks, which are read from the file where there is one.
+"""
 
 
 def model_of_size(size: str) -> Model:

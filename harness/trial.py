@@ -100,6 +100,7 @@ def write_grid(folder: Path, case: Case) -> Path:
         "quantizations": [case.quantization.value],
         "chunk_lengths": chunks,
         "variants": [case.variant],
+        "blocks": [case.blocks],
         "options": [[option.value for option in case.options]],
     }
     path = folder / GRID  # lists of words are written in TOML as in JSON

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     _Recipe = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
-_VERSION = 1  # raise it when values change: it is part of the checkpoint's hash
+VERSION = 1
+"""Raised when values change: it is part of the checkpoint's hash."""
 
 
 def synthetic(shape: ModelShape, seed: int = 0) -> Checkpoint:
     """Make a checkpoint of the given sizes; equal arguments give equal bits."""
     tensors = {name: torch.from_numpy(_values(name, size, seed)) for name, size in shape.tensors().items()}
-    recipe = repr((_VERSION, astuple(shape), seed))
+    recipe = repr((VERSION, astuple(shape), seed))
     return Checkpoint(
         name=f"synthetic-L{shape.n_layer}-C{shape.n_embd}-V{shape.n_vocab}-s{seed}",
         container=Container.SYNTHETIC,
@@ -44,7 +45,7 @@ def synthetic(shape: ModelShape, seed: int = 0) -> Checkpoint:
 def synthetic_block(shape: ModelShape, i: int, seed: int = 0) -> Checkpoint:
     """Layer *i* of the same checkpoint and no other tensor of it: nothing that computes a whole model takes this."""
     mine = {name: size for name, size in shape.tensors().items() if name.startswith(f"blocks.{i}.")}
-    recipe = repr((_VERSION, astuple(shape), seed, i))
+    recipe = repr((VERSION, astuple(shape), seed, i))
     return Checkpoint(
         name=f"synthetic-L{shape.n_layer}-C{shape.n_embd}-V{shape.n_vocab}-s{seed}-block{i}",
         container=Container.SYNTHETIC,
@@ -52,6 +53,15 @@ def synthetic_block(shape: ModelShape, i: int, seed: int = 0) -> Checkpoint:
         shape=shape,
         tensors={name: torch.from_numpy(_values(name, size, seed)) for name, size in mine.items()},
     )
+
+
+def synthetic_tensor(shape: ModelShape, seed: int, name: str) -> np.ndarray:
+    """One tensor of the same checkpoint, float32.
+
+    Raises:
+        KeyError: such a model has no tensor of that name.
+    """
+    return _values(name, shape.tensors()[name], seed)
 
 
 def _values(name: str, size: tuple[int, ...], seed: int) -> np.ndarray:

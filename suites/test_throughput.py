@@ -13,7 +13,7 @@ from harness.throughput.measure import chunks, first_call, prompts, windows
 @pytest.mark.graphs(GraphKind.PREFILL)
 def test_prefill(case, bench, check):
     """Whole chunks one after another; then prompts, until their first logits, and token by token on."""
-    plan, T, net, decode = bench.plan, case.graph.T, case.graph.name, case.decode.graph.name
+    plan, T, net, decode = bench.plan, case.graph.T, case.net, case.decode.net
     prompt, output = plan.prompt_tokens(T), plan.steps
     tokens = bench.tokens(max(plan.repeats * T, prompt + output))
     watch = bench.load(case, case.decode)
@@ -30,7 +30,7 @@ def test_prefill(case, bench, check):
 @pytest.mark.graphs(GraphKind.DECODE)
 def test_decode(case, bench):
     """One token after another, in windows that begin with none, hundreds and thousands of tokens behind."""
-    plan, net = bench.plan, case.graph.name
+    plan, net = bench.plan, case.net
     tokens = bench.tokens(max(plan.depths) + plan.steps)
     watch = bench.load(case, *bench.longest_prefill())
     (first,) = bench.keep(first_call(watch, net, tokens[:1]), count=1)

@@ -11,6 +11,7 @@ from compile.floor import matrix_bytes, minimum
 from compile.graphs.block import Rwkv7Block
 from compile.graphs.model import Block, Rwkv7
 from compile.identity import hash_arrays, hash_graph_source
+from compile.parts import parts_of
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.storage import read_storage
 from reference.shape import LoraRanks, ModelShape
@@ -23,8 +24,9 @@ ARRAYS = {name: tensor.numpy() for name, tensor in synthetic(SHAPE).tensors.item
 
 
 def block_arrays(i):
-    """The tensors of layer i alone."""
-    return {name: tensor.numpy() for name, tensor in synthetic_block(SHAPE, i).tensors.items()}
+    """The tensors of layer i alone, without the layer norm of the embedding, which is no part of a layer."""
+    tensors = synthetic_block(SHAPE, i).tensors
+    return {name: tensor.numpy() for name, tensor in tensors.items() if ".ln0." not in name}
 
 
 @pytest.mark.parametrize("i", [1, 2, 3])
@@ -47,6 +49,42 @@ class _Recording(Block):
 
 class _Recorded(Rwkv7):
     block = _Recording
+
+
+@pytest.mark.parametrize("T", [1, 16])
+@pytest.mark.parametrize("kind", [GraphKind.PREFILL, GraphKind.PREFILL_ALL])
+def test_the_parts_are_the_model(T, kind):
+    """Embedding, layers and head, one after the other, compute what the whole graph does; in float64 but the table."""
+    torch.manual_seed(T)
+    spec = GraphSpec(kind=GraphKind.DECODE if T == 1 else kind, T=T)
+    whole = Rwkv7(ARRAYS, T=T, every_position=spec.kind is not GraphKind.PREFILL).double()
+    states = [torch.randn(shape, dtype=torch.float64) for _, shape in whole.dims.state_shapes()]
+    token = torch.randint(0, SHAPE.n_vocab, (1, T))
+    want_logits, *want_states = whole(token, *states)
+    embed, *blocks, head = parts_of(spec, SHAPE.n_layer)
+    graphs = [
+        part.graph({name: ARRAYS[name] for name in part.tensors(ARRAYS)}, T=T).double()
+        for part in (embed, *blocks, head)
+    ]
+    assert sum(len(part.tensors(ARRAYS)) for part in (embed, *blocks, head)) == len(ARRAYS)
+    (x,) = graphs[0](token)
+    v_first, next_states = None, []
+    for i, graph in enumerate(graphs[1:-1]):
+        inputs = [x, *states[3 * i : 3 * i + 3], *([v_first] if i else [])]
+        assert [one.shape for one in graph.example_inputs().values()] == [one.shape for one in inputs]
+        x, *new = graph(*inputs)
+        if i == 0:
+            v_first = new.pop()
+        next_states += new
+    (logits,) = graphs[-1](x)
+    for got, want in zip([logits, *next_states], [want_logits, *want_states], strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)  # the embedding's table is float32
+    assert [part.name for part in (embed, blocks[0], blocks[-1], head)] == [
+        f"embed_{T}",
+        f"block_0_{T}",
+        f"block_3_{T}",
+        f"head_{T}",
+    ]
 
 
 @pytest.mark.parametrize("T", [1, 16])
@@ -90,9 +128,10 @@ def test_names(tmp_path, T):
 
 
 def test_arrays_that_are_no_layer():
-    """A whole model, nothing, two layers, or the first one, which has no value residual, are refused."""
-    for arrays in (ARRAYS, {}, block_arrays(1) | block_arrays(2), block_arrays(0)):
-        with pytest.raises(ValueError, match="should be of one layer, and not of layer 0"):
+    """A whole model, nothing, two layers, or the first with the layer norm of the embedding, are refused."""
+    with_norm = {name: array for name, array in ARRAYS.items() if name.startswith("blocks.0.")}
+    for arrays in (ARRAYS, {}, block_arrays(1) | block_arrays(2), with_norm):
+        with pytest.raises(ValueError, match="should be of one layer"):
             Rwkv7Block(arrays, T=1)
 
 

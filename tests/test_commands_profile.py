@@ -186,6 +186,7 @@ CASES = st.builds(
     ),
     quantization=st.sampled_from(Quantization),
     variant=st.sampled_from(sorted(VARIANTS)),
+    blocks=st.booleans(),
     options=st.sets(st.sampled_from(Option)).filter(lambda options: not conflict(tuple(options))).map(in_order),
 )
 
@@ -211,6 +212,7 @@ def test_ids(case):
         ("decode-F16-chunks", "'chunks' is none of chunk"),
         ("decode-F16-chunk+", "no option ''"),
         ("decode-F16-chunk+opt9", "no option 'opt9'"),
+        ("decode-F16-chunk+opt1+blocks", "no option 'blocks'"),
         ("decode-F16-chunk+opt1+opt1", "stands there twice"),
         ("decode-F16-chunk+quant_output+opt1", r"it is written 'decode-F16-chunk\+opt1\+quant_output'"),
     ],

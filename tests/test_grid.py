@@ -32,6 +32,18 @@ def test_ids_with_options(tmp_path):
     assert load_grid(str(path)).cases[4].decode.id == ids[3]
 
 
+def test_ids_of_cases_in_parts(tmp_path):
+    """An id says that a case is compiled in parts before its options; its net is that of all blocks together."""
+    path = tmp_path / "g.toml"
+    path.write_text('quantizations = ["F16"]\nchunk_lengths = [16]\nblocks = [false, true]\noptions = [["opt1"]]\n')
+    cases = load_grid(str(path)).cases
+    graphs = ("decode", "prefill_16", "prefill_all_16")
+    assert [case.id for case in cases[:3]] == [f"{graph}-F16-chunk+opt1" for graph in graphs]
+    assert [case.id for case in cases[3:]] == [f"{graph}-F16-chunk+blocks+opt1" for graph in graphs]
+    assert [case.net for case in cases] == [*graphs, "blocks_1", "blocks_16", "blocks_16"]
+    assert cases[4].decode == cases[3]
+
+
 def test_options_in_place_of_the_grids(tmp_path):
     """What is asked for takes the place of the grid's axis; an empty text asks for no option."""
     path = tmp_path / "g.toml"

@@ -36,13 +36,22 @@ def test_totals(subnets):
     assert (profile.ddr_copy_bytes, profile.flops) == (total["copy"], total["flops"])
 
 
-@pytest.mark.parametrize("missing", ["API_END", "GDMA SUMMARY", "flops"])
+def _without(*starts):
+    numbers = dict.fromkeys(("cycles", "tiu", "gdma", "read", "write", "copy", "flops"), 1)
+    return "\n".join(line for line in SUBNET.format(**numbers).splitlines() if not line.startswith(starts))
+
+
+@pytest.mark.parametrize("missing", [("API_END",), ("GDMA SUMMARY",), ("flops", "DDR BW USAGE")], ids=lambda m: m[0])
 def test_incomplete(missing):
     """A profile without one of its totals is refused: a dynamic compile writes an empty one."""
-    numbers = dict.fromkeys(("cycles", "tiu", "gdma", "read", "write", "copy", "flops"), 1)
-    text = "\n".join(line for line in SUBNET.format(**numbers).splitlines() if not line.startswith(missing))
-    with pytest.raises(ProfileError, match=f"0 {missing}"):
-        parse_profile(text, "p")
+    with pytest.raises(ProfileError, match=f"0 {missing[0]}"):
+        parse_profile(_without(*missing), "p")
+
+
+def test_nothing_computed():
+    """An embedding alone moves rows and computes nothing: its profile ends without a line of flops."""
+    profile = parse_profile(_without("flops"), "p")
+    assert (profile.flops, profile.predicted_cycles) == (0, 1)
 
 
 def test_absent(tmp_path):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from compile.dims import Arrays
 
 
+_ROWS = 4096  # of the embedding at a time: a table of the largest models takes gigabytes in float64
+
+
 class ChannelMix(nn.Module):
     """Token shift, then a two-layer perceptron with squared ReLU."""
 
@@ -72,6 +75,16 @@ class Block(nn.Module):
         return self.out(x + y), [att_shift, S, ffn_shift], v_first
 
 
+def embedding(arrays: Arrays, dtype: torch.dtype) -> nn.Parameter:
+    """The table ``[V, C]``: its layer norm depends on the token alone, and is applied here, once, in float64."""
+    rows = torch.from_numpy(arrays["emb.weight"])
+    weight, bias = (torch.from_numpy(arrays[f"blocks.0.ln0.{part}"]).double() for part in ("weight", "bias"))
+    table = torch.empty(rows.shape, dtype=dtype)
+    for some, place in zip(torch.split(rows, _ROWS), torch.split(table, _ROWS), strict=True):
+        place.copy_(layer_norm(some.double(), weight.shape, weight, bias, LAYER_NORM_EPS))
+    return nn.Parameter(table, requires_grad=False)
+
+
 class Rwkv7(nn.Module):
     """The whole model for T tokens a call; ``every_position`` decides between T rows of logits and the last one.
 
@@ -87,11 +100,7 @@ class Rwkv7(nn.Module):
         self.dims = Dims.of(arrays)
         self.T = T
         self.every_position = every_position
-        # The layer norm of the embedding depends on the token alone: it is applied to the table, once, in float64.
-        table = torch.from_numpy(arrays["emb.weight"]).double()
-        weight, bias = (torch.from_numpy(arrays[f"blocks.0.ln0.{part}"]).double() for part in ("weight", "bias"))
-        table = layer_norm(table, weight.shape, weight, bias, LAYER_NORM_EPS)
-        self.emb = nn.Parameter(table, requires_grad=False)
+        self.emb = embedding(arrays, torch.float64)
         self.blocks = nn.ModuleList(self.block(arrays, i, T, weight_group=weight_group) for i in range(self.dims.L))
         self.ln_out = LayerNorm(arrays, "ln_out")
         self.head = Linear(arrays, "head")
@@ -107,3 +116,12 @@ class Rwkv7(nn.Module):
         if not self.every_position:
             x = x[:, -1:]
         return self.head(self.ln_out(x)), *next_states
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Zeros for ``token`` and the states, in the order of :meth:`forward`, by their names in ONNX."""
+        states = {name: torch.zeros(shape) for name, shape in self.dims.state_shapes()}
+        return {"token": torch.zeros(1, self.T, dtype=torch.int32), **states}
+
+    def output_names(self) -> list[str]:
+        """``logits`` and the next states."""
+        return ["logits", *(f"{name}.next" for name, _ in self.dims.state_shapes())]
