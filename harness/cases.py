@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,8 +13,11 @@ from compile.graphs.loop import Rwkv7Loop
 from compile.graphs.model import Rwkv7
 from compile.options import Option, OptionError, in_order, parse_options
 from compile.spec import GraphKind, GraphSpec, Quantization
+from harness.toml_lines import line_of, line_of_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     import pytest
 
 GRIDS = Path(__file__).parent.parent / "suites" / "grids"
@@ -25,6 +28,9 @@ VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7, "loop": Rwkv7Loop}
 
 BLOCKS = "blocks"
 """How an id says that a case is compiled in parts; a case that is compiled as a whole does not say so."""
+
+
+_Value = TypeVar("_Value")
 
 
 class GridError(ValueError):
@@ -125,71 +131,161 @@ def split_options(text: str) -> tuple[Option, ...]:
     return parse_options(name.strip() for name in text.split(",") if name.strip())
 
 
+EXTRA_CHECKS = ("state/drift", "lambada/paired")
+"""Checks that take long, and are made only where a grid asks for them: suite and name."""
+
+
 class _GridFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantizations: tuple[Quantization, ...]
     chunk_lengths: tuple[int, ...]
     variants: tuple[str, ...] = ("chunk",)
     blocks: tuple[bool, ...] = (False,)
     options: tuple[tuple[str, ...], ...] = ((),)
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A named set of cases."""
+    """A named set of cases.
+
+    Attributes:
+        name: of the file, without its folder and end.
+        sha256: of the file.
+        cases: each once.
+        also: those of EXTRA_CHECKS that are made.
+    """
 
     name: str
     sha256: str
     cases: tuple[Case, ...]
+    also: tuple[str, ...] = ()
 
 
-def load_grid(name_or_file: str, variant: str | None = None, options: str | None = None) -> Grid:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowed:
+    """What a command line makes of a grid, in words as typed; None leaves the grid's own.
+
+    Attributes:
+        quantizations: these alone, names with commas between.
+        chunk_lengths: these alone, numbers with commas between; empty for none, which leaves decode.
+        variant: this one in place of the grid's.
+        options: these in place of the grid's, names with commas between; empty for none.
+    """
+
+    quantizations: str | None = None
+    chunk_lengths: str | None = None
+    variant: str | None = None
+    options: str | None = None
+
+
+def load_grid(name_or_file: str, narrowed: Narrowed | None = None) -> Grid:
     """Read a grid by the name of one that ships, or from a TOML file.
 
     Args:
         name_or_file: ``smoke``, ``default``, …, or the path of a file.
-        variant: put this variant in place of the grid's own.
-        options: put these, names with commas between, in place of the grid's own; empty for none.
+        narrowed: what a command line wants of it.
 
     Raises:
-        GridError: no such grid, or a file that is not one.
-        OptionError: *options* do not exist or do not go together.
+        GridError: no such grid; a file that is not one: names file and line; or what is wanted is not in it.
+        OptionError: options that are wanted do not exist or do not go together.
     """
-    asked = None if options is None else split_options(options)
+    wanted = narrowed or Narrowed()
+    asked = None if wanted.options is None else split_options(wanted.options)
     shipped = GRIDS / f"{name_or_file}.toml"
     path = shipped if shipped.is_file() else Path(name_or_file)
     try:
-        text = path.read_bytes()
-        grid = msgspec.toml.decode(text, type=_GridFile)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         names = ", ".join(sorted(p.stem for p in GRIDS.glob("*.toml")))
         raise GridError(f"no grid {name_or_file!r}: neither one that ships ({names}) nor a file") from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise GridError(f"{path}: {error}") from error
-    variants = (variant,) if variant else grid.variants
-    if unknown := [v for v in variants if v not in VARIANTS]:
-        raise GridError(f"{path}: no graph variant {unknown[0]!r}; there are {', '.join(sorted(VARIANTS))}")
-    try:
-        graphs = [GraphSpec(kind=GraphKind.DECODE)]
-        graphs += [
-            GraphSpec(kind=kind, T=T) for T in grid.chunk_lengths for kind in (GraphKind.PREFILL, GraphKind.PREFILL_ALL)
-        ]
-    except ValueError as error:
-        raise GridError(f"{path}: chunk_lengths: {error}") from error
-    try:
-        combinations = [asked] if asked is not None else [parse_options(names) for names in grid.options]
-    except OptionError as error:
-        raise GridError(f"{path}: {error}") from error
-    cases = [
-        Case(graph=graph, quantization=quantization, variant=v, blocks=blocks, options=combination)
-        for quantization in grid.quantizations
-        for v in variants
+    except OSError as error:
+        raise GridError(f"{path}: {error.strerror}") from error
+    grid = _parsed(data, path)
+    if wanted.variant is not None and wanted.variant not in VARIANTS:
+        raise GridError(f"no graph variant {wanted.variant!r}; there are {', '.join(sorted(VARIANTS))}")
+    variants = grid.variants if wanted.variant is None else (wanted.variant,)
+    lengths = _narrowed("chunk_lengths", wanted.chunk_lengths, {str(T): T for T in grid.chunk_lengths}, path)
+    graphs = [GraphSpec(kind=GraphKind.DECODE)]
+    graphs += [GraphSpec(kind=kind, T=T) for T in lengths for kind in (GraphKind.PREFILL, GraphKind.PREFILL_ALL)]
+    combinations = [parse_options(names) for names in grid.options] if asked is None else [asked]
+    by_name = {quantization.value: quantization for quantization in grid.quantizations}
+    cases = tuple(
+        Case(graph=graph, quantization=quantization, variant=variant, blocks=blocks, options=combination)
+        for quantization in _narrowed("quantizations", wanted.quantizations, by_name, path)
+        for variant in variants
         for blocks in grid.blocks
         for combination in combinations
         for graph in graphs
-    ]
-    if not cases or len({case.id for case in cases}) != len(cases):
-        raise GridError(f"{path}: an axis is empty or holds a value twice")
-    return Grid(path.stem, hashlib.sha256(text).hexdigest(), tuple(cases))
+    )
+    return Grid(path.stem, hashlib.sha256(data).hexdigest(), cases, grid.also)
+
+
+def _parsed(data: bytes, path: Path) -> _GridFile:
+    """Make sense of a grid's file.
+
+    Raises:
+        GridError: there is none; names file and line, what was found and what should be.
+    """
+    try:
+        text = data.decode()
+        grid = msgspec.toml.decode(data, type=_GridFile)
+    except msgspec.ValidationError as error:
+        names = ", ".join(quantization.value for quantization in Quantization)
+        words = f"{error}{f'; should be one of {names}' if 'enum' in str(error) else ''}"
+        raise GridError(f"{path}:{line_of_error(words, text)}: {words}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of the former, the text has the line
+        raise GridError(f"{path}: {error}") from error
+    axes: dict[str, Callable[[Any], object]] = {
+        "quantizations": Quantization,
+        "chunk_lengths": lambda T: GraphSpec(kind=GraphKind.PREFILL, T=T),
+        "variants": _one_of("graph variant", VARIANTS),
+        "blocks": bool,
+        "options": parse_options,
+        "also": _one_of("check", EXTRA_CHECKS),
+    }
+    for key, read in axes.items():
+        values: tuple[object, ...] = getattr(grid, key)
+        for index, value in enumerate(values):
+            where = f"{path}:{line_of(text, key, index)}: {key}"
+            try:
+                read(value)
+            except ValueError as error:
+                raise GridError(f"{where}: {error}") from error
+            if value in values[:index]:
+                raise GridError(f"{where}: {value!r} stands there twice, but should once")
+    for key in axes.keys() - {"chunk_lengths", "also"}:
+        if not getattr(grid, key):
+            raise GridError(f"{path}:{line_of(text, key)}: {key} is empty, but should have at least one entry")
+    return grid
+
+
+def _one_of(what: str, names: Collection[str]) -> Callable[[str], str]:
+    def read(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(names))}")
+        return name
+
+    return read
+
+
+def _narrowed(key: str, wanted: str | None, there: dict[str, _Value], path: Path) -> list[_Value]:
+    """The values of an axis that a command line wants, in the axis's order."""
+    if wanted is None:
+        return list(there.values())
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    for name in names:
+        if name not in there:
+            has = ", ".join(there) or "none"
+            raise GridError(f"{key} {name!r}: {path} has {has}; for others, write a grid of your own")
+    return [value for name, value in there.items() if name in names]
+
+
+def one_length(cases: Sequence[Case], which: Literal["shortest", "longest"]) -> list[Case]:
+    """Of cases that differ in their chunk length alone, the one with the *which*."""
+    best: dict[tuple[GraphKind, Case], Case] = {}
+    for case in sorted(cases, key=lambda case: case.graph.T, reverse=which == "longest"):
+        best.setdefault((case.graph.kind, case.decode), case)
+    return [case for case in cases if case in best.values()]
 
 
 def case_of(item: pytest.Item) -> Case | None:

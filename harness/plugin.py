@@ -58,6 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"which graphs to compile and judge: {grids}, or a TOML file (default: %(default)s)",
     )
     group.addoption(
+        "--quantizations",
+        metavar="NAME,…",
+        help="these of the grid's precisions alone, such as F16,W4F16",
+    )
+    group.addoption(
+        "--chunk-lengths",
+        metavar="N,…",
+        help="these of the grid's chunk lengths alone, such as 16; empty for decode alone",
+    )
+    group.addoption(
         "--variant",
         metavar="NAME",
         help=f"write the graphs in this variant in place of the grid's: {', '.join(VARIANTS)}",
@@ -137,6 +147,8 @@ _NAMES = (
     "checkpoint",
     "codec",
     "grid",
+    "quantizations",
+    "chunk-lengths",
     "variant",
     "options",
     "toolchain",

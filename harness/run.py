@@ -10,7 +10,7 @@ import pytest
 from compile.compiler import Bmodel, CompileError
 from compile.spec import Quantization
 from compile.toolchain import find
-from harness.cases import Case, load_grid
+from harness.cases import Case, Narrowed, load_grid
 from harness.checkpoints import open_model
 from harness.device.canary import make_canary
 from harness.device.guard import Guard
@@ -54,8 +54,7 @@ class SuiteRun:
         checkpoint: Path | None,
         codec: Codec | None,
         grid: str,
-        variant: str | None,
-        options: str | None,
+        narrowed: Narrowed,
         toolchain: str,
         stage_timeout_s: float,
         say: Callable[[str], None],
@@ -66,7 +65,7 @@ class SuiteRun:
             NoBoardError, GridError, OptionError, ToolchainError, CheckpointError, CodecError: an option that cannot be
                 met.
         """
-        self.grid = load_grid(grid, variant, options)
+        self.grid = load_grid(grid, narrowed)
         self.toolchain = find(toolchain, cache_folder())
         self.place = open_place(device, libsophon, self.toolchain.libraries)
         self.model = open_model(checkpoint, codec)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from compile.toolchain import ToolchainError
-from harness.cases import GridError, case_of
+from harness.cases import GridError, Narrowed, case_of, one_length
 from harness.check import CHECK, Check
 from harness.device.board import NoBoardError
 from harness.device.guard import DOUBTFUL, InfraError
@@ -69,8 +69,12 @@ class SuitePlugin:
                 checkpoint=option("--checkpoint"),
                 codec=option("--codec"),
                 grid=option("--grid"),
-                variant=option("--variant"),
-                options=option("--options"),
+                narrowed=Narrowed(
+                    quantizations=option("--quantizations"),
+                    chunk_lengths=option("--chunk-lengths"),
+                    variant=option("--variant"),
+                    options=option("--options"),
+                ),
                 toolchain=option("--toolchain"),
                 stage_timeout_s=option("--stage-timeout"),
                 say=self._say,
@@ -136,6 +140,8 @@ class SuitePlugin:
         if marker is None:
             raise pytest.UsageError(f"{metafunc.definition.nodeid} takes a case, but is not marked with graphs(...)")
         cases = [case for case in self.run.grid.cases if case.graph.kind in marker.args]
+        if "only" in marker.kwargs:
+            cases = one_length(cases, marker.kwargs["only"])
         if self._known.entries:
             every = (*cases, *(case for case in cases_that_ship() if case.graph.kind in marker.args))
             self._checks |= {Key(case.id, suite, name) for case in every}
@@ -145,6 +151,11 @@ class SuitePlugin:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what a run that is gone on with has judged already."""
+        for item in [item for item in items if item.get_closest_marker("extra")]:
+            _, suite, name = key_of_item(item)
+            if f"{suite}/{name}" not in self.run.grid.also:
+                items.remove(item)
+                config.hook.pytest_deselected(items=[item])
         self._asked = len(items)
         if self._earlier is None:
             return

@@ -8,7 +8,11 @@ from harness.suite import SuitePlugin
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register what the suites ask for."""
-    config.addinivalue_line("markers", "graphs(*kinds): the kinds of graph whose cases a test is given")
+    config.addinivalue_line(
+        "markers",
+        "graphs(*kinds, only=...): whose cases a test is given; of all chunk lengths the shortest or longest alone",
+    )
+    config.addinivalue_line("markers", "extra: a check that is made where the grid asks for it (also = ...)")
     if not config.option.help:
         config.pluginmanager.register(SuitePlugin(config))
         config.pluginmanager.register(fixtures)

@@ -1,10 +1,16 @@
 """Grids: those that ship load, and a mistake in one is named."""
 
+import json
+import tomllib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compile.options import Option, OptionError
 from compile.spec import GraphKind, GraphSpec, Quantization
-from harness.cases import GRIDS, Case, GridError, load_grid
+from harness.cases import GRIDS, Case, GridError, Narrowed, load_grid, one_length
+from harness.toml_lines import line_of
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GRIDS.glob("*.toml")))
@@ -48,11 +54,11 @@ def test_options_in_place_of_the_grids(tmp_path):
     """What is asked for takes the place of the grid's axis; an empty text asks for no option."""
     path = tmp_path / "g.toml"
     path.write_text('quantizations = ["F16"]\nchunk_lengths = []\noptions = [["opt1"], ["io_tag"]]\n')
-    assert [case.id for case in load_grid(str(path), options="").cases] == ["decode-F16-chunk"]
-    asked = load_grid(str(path), options="quant_output, opt1").cases
+    assert [case.id for case in load_grid(str(path), Narrowed(options="")).cases] == ["decode-F16-chunk"]
+    asked = load_grid(str(path), Narrowed(options="quant_output, opt1")).cases
     assert [case.id for case in asked] == ["decode-F16-chunk+opt1+quant_output"]
     with pytest.raises(OptionError, match="no option 'opt9'"):
-        load_grid(str(path), options="opt9")
+        load_grid(str(path), Narrowed(options="opt9"))
 
 
 def test_a_case_has_one_value():
@@ -71,33 +77,96 @@ def test_axes_multiply(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "line", "message"),
     [
-        ('quantizations = ["F17"]\nchunk_lengths = [16]', r"F17.*quantizations"),
-        ('quantizations = ["F16"]\nchunk_length = [16]', "chunk_length"),
-        ('quantizations = ["F16"]\nchunk_lengths = [1]', "chunk_lengths: .*1 tokens a call"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16, 16]', "a value twice"),
-        ("quantizations = []\nchunk_lengths = [16]", "empty"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\nvariants = ["new"]', "no graph variant 'new'"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = []', "empty"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt1"], ["opt1"]]', "a value twice"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt9"]]', "no option 'opt9'"),
-        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = ["opt1"]', "options"),
-        ("quantizations = [", "Invalid value"),
+        ('quantizations = ["F17"]\nchunk_lengths = [16]', 1, r"Invalid enum value 'F17'.*one of F32, F16"),
+        ('chunk_lengths = [16]\nquantizations = [\n  "F16",\n  # , "F32"\n  "F17",\n]', 5, "'F17'"),
+        ('quantizations = ["F16"]\nchunk_length = [16]', 2, "unknown field `chunk_length`"),
+        ('quantizations = ["F16"]', 1, "missing required field `chunk_lengths`"),
+        ('quantizations = ["F16"]\nchunk_lengths = ["16"]', 2, "Expected `int`, got `str`"),
+        ('quantizations = ["F16"]\nchunk_lengths = [1]', 2, "chunk_lengths: .*1 tokens a call; decode takes 1"),
+        ('quantizations = ["F16"]\nchunk_lengths = [\n16,\n16]', 4, "chunk_lengths: 16 stands there twice"),
+        ("# none\nquantizations = []\nchunk_lengths = [16]", 2, "quantizations is empty"),
+        (
+            'quantizations = ["F16"]\nchunk_lengths = [16]\nvariants = ["new"]',
+            3,
+            "no graph variant 'new'; there are chunk",
+        ),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = []', 3, "options is empty"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [["opt1"],\n["opt1"]]', 4, "stands there twice"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = [\n[],\n["opt9"]]', 5, "no option 'opt9'"),
+        ('quantizations = ["F16"]\nchunk_lengths = [16]\noptions = ["opt1"]', 3, "Expected `array`, got `str`"),
+        (
+            'quantizations = ["F16"]\nchunk_lengths = [16]\nalso = ["state/dirft"]',
+            3,
+            "no check 'state/dirft'; there are",
+        ),
     ],
 )
-def test_mistakes(tmp_path, text, message):
-    """A grid that makes no sense is refused with the file and what is wrong in it."""
+def test_mistakes(tmp_path, text, line, message):
+    """A grid that makes no sense is refused with the file, the line, what was found and what should be."""
     path = tmp_path / "g.toml"
     path.write_text(text)
     with pytest.raises(GridError, match=message) as error:
         load_grid(str(path))
+    assert str(error.value).startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize("text", [b"quantizations = [", b'quantizations = ["F16"]\n\nchunk_lengths = 16]', b"\xff = 1"])
+def test_what_is_no_toml(tmp_path, text):
+    """The file is named, and where it can be, the line."""
+    path = tmp_path / "g.toml"
+    path.write_bytes(text)
+    with pytest.raises(GridError, match=r"Invalid|line 3|can't decode") as error:
+        load_grid(str(path))
     assert str(path) in str(error.value)
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=5), min_size=1, max_size=6),
+    st.lists(st.sampled_from(["\n", " ", "# [ , ]\n"]), min_size=1, max_size=6),
+)
+def test_lines_of_elements(words, gaps):
+    """Whatever stands between the elements of a list, each is found where it begins."""
+    text, lines = "# k\nother = 1\nk = [", []
+    for number, word in enumerate(words):
+        text += gaps[number % len(gaps)]
+        lines.append(text.count("\n") + 1)
+        text += json.dumps(word, ensure_ascii=False) + ","
+    text += "]\n"
+    assert tomllib.loads(text)["k"] == words
+    assert [line_of(text, "k", index) for index in range(len(words))] == lines
+    assert line_of(text, "k") == 3
+
+
+def test_narrowed(tmp_path):
+    """Axes are narrowed to values that the grid has, in its order; others are refused."""
+    path = tmp_path / "g.toml"
+    path.write_text('quantizations = ["F16", "BF16"]\nchunk_lengths = [16, 64]\n')
+    cases = load_grid(str(path), Narrowed(quantizations="BF16", chunk_lengths="64,16")).cases
+    assert [case.id for case in cases][::2] == [
+        "decode-BF16-chunk",
+        "prefill_all_16-BF16-chunk",
+        "prefill_all_64-BF16-chunk",
+    ]
+    assert len(load_grid(str(path), Narrowed(chunk_lengths="")).cases) == 2
+    with pytest.raises(GridError, match=r"quantizations 'F32': .*g\.toml has F16, BF16; for others, write a grid"):
+        load_grid(str(path), Narrowed(quantizations="F16,F32"))
+    with pytest.raises(GridError, match="chunk_lengths '8'"):
+        load_grid(str(path), Narrowed(chunk_lengths="8"))
+
+
+def test_one_length():
+    """The shortest or the longest of each kind, for each precision."""
+    cases = load_grid("weights").cases
+    for which, T in (("shortest", 16), ("longest", 96)):
+        prefills = one_length([case for case in cases if case.graph.kind is GraphKind.PREFILL], which)
+        assert [case.id for case in prefills] == [f"prefill_{T}-{q}-chunk" for q in ("F16", "W8F16", "W4F16")]
 
 
 def test_no_such_grid():
     """An unknown name is answered with those that there are."""
-    with pytest.raises(GridError, match=r"no grid 'nightlie'.*default, smoke"):
+    with pytest.raises(GridError, match=r"no grid 'nightlie'.*board, default, nightly, release, smoke"):
         load_grid("nightlie")
 
 

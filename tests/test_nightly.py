@@ -187,7 +187,7 @@ def test_a_fault_of_the_nightly_is_no_regression(tmp_path, monkeypatch, capsys):
     for number in (1, 2):
         assert nightly_command(monkeypatch, folder) == 4
         said = capsys.readouterr().err
-        assert "error: LookupError: no way to run default" in said
+        assert "error: LookupError: no way to run nightly" in said
         assert "Traceback" not in said
         assert str(folder / nightly.ERRORS) in said
         log = (folder / nightly.ERRORS).read_text()

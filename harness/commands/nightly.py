@@ -33,7 +33,7 @@ def nightly(
     arguments: Annotated[
         list[str] | None, typer.Argument(help="options of pytest suites/, behind --", metavar="[-- OPTION…]")
     ] = None,
-    grid: Annotated[str, typer.Option(help="which graphs, as with pytest suites/", metavar="NAME|FILE")] = "default",
+    grid: Annotated[str, typer.Option(help="which graphs, as with pytest suites/", metavar="NAME|FILE")] = "nightly",
     launches: Annotated[
         int, typer.Option(min=1, help="run the suites so often: times on a board need ten", metavar="COUNT")
     ] = 1,

@@ -34,7 +34,7 @@ def release(
     arguments: Annotated[
         list[str] | None, typer.Argument(help="options of pytest suites/, behind --", metavar="[-- OPTION…]")
     ] = None,
-    grid: Annotated[str, typer.Option(help="which graphs, as with pytest suites/", metavar="NAME|FILE")] = "default",
+    grid: Annotated[str, typer.Option(help="which graphs, as with pytest suites/", metavar="NAME|FILE")] = "release",
     device: Annotated[
         str, typer.Option(help="where bmodels run, as with pytest suites/", metavar="cmodel|N|ssh://…")
     ] = _CMODEL,
