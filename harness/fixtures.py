@@ -10,11 +10,14 @@ import torch
 from compile.spec import Quantization
 from harness.cases import case_of
 from harness.check import CHECK, Check
+from harness.device.place import CMODEL
+from harness.ops.press import Press
 from harness.run import RUN, SuiteRun
 from harness.throughput.bench import Bench
 from harness.throughput.plan import plan_for
 from harness.throughput.sample import SampleFile
 from reference.state import State
+from runtime.libraries import Libraries
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -68,6 +71,16 @@ def check(request: pytest.FixtureRequest) -> Check:
     check = Check(limits=None if case is None else limits[case.quantization])
     request.node.stash[CHECK] = check
     return check
+
+
+@pytest.fixture(scope="module")
+def press(pytestconfig: pytest.Config) -> Generator[Press]:
+    """What compiles operations and computes them; its processes last as long as a suite."""
+    run = pytestconfig.stash[RUN]
+    if run.place.label != CMODEL:
+        pytest.skip("operations are judged on the simulator: --device cmodel")
+    with Press(run.toolchain, Libraries.cmodel(run.toolchain.libraries)) as press:
+        yield press
 
 
 @pytest.fixture

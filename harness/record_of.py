@@ -11,6 +11,7 @@ from harness.check import CHECK, Check
 from harness.device.guard import InfraError
 from harness.device.remote.faults import RemoteFault
 from harness.gate.finding import Key
+from harness.ops.case import op_of
 from reports.schema import Outcome, Record, Stage
 from runtime.faults import LibraryMissing
 
@@ -24,7 +25,7 @@ _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 def key_of_item(item: pytest.Item) -> Key:
     """The check that a test makes."""
-    case = case_of(item)
+    case = case_of(item) or op_of(item)
     return Key(case.id if case else "", item.path.stem.removeprefix("test_"), _name(item))
 
 

@@ -17,6 +17,7 @@ from harness.device.guard import Guard
 from harness.device.place import open_place
 from harness.jobs import compile_case
 from harness.limits import load_limits
+from harness.ops.case import load_ops
 from harness.oracle import QUANTISED, oracle_for
 from harness.paths import cache_folder
 from reports.schema import Stage
@@ -66,6 +67,7 @@ class SuiteRun:
                 met.
         """
         self.grid = load_grid(grid, narrowed)
+        self.ops = load_ops(self.grid.name)
         self.toolchain = find(toolchain, cache_folder())
         self.place = open_place(device, libsophon, self.toolchain.libraries)
         self.model = open_model(checkpoint, codec)

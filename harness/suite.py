@@ -23,6 +23,7 @@ from harness.device.remote.faults import ConnectionLost, RemoteFault
 from harness.gate.finding import Key
 from harness.known import cases_that_ship, load_known
 from harness.manifest import manifest, now
+from harness.ops.case import shipped_ops
 from harness.plugin import chosen_options
 from harness.record_of import key_of_item, record_of
 from harness.records import FolderBusyError, FolderLock, RunWriter, drop_cut_line
@@ -133,6 +134,10 @@ class SuitePlugin:
         path, name = metafunc.definition.path, metafunc.function.__name__.removeprefix("test_")
         suite = path.stem.removeprefix("test_")
         self._suites.add(path)
+        if "op" in metafunc.fixturenames:
+            self._checks |= {Key(op.id, suite, name) for op in (*self.run.ops, *shipped_ops())}
+            metafunc.parametrize("op", self.run.ops, ids=lambda op: op.id, scope="session")
+            return
         if "case" not in metafunc.fixturenames:
             self._checks.add(Key("", suite, name))
             return

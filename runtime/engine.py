@@ -118,7 +118,7 @@ class Engine:
             paths = [str(Path(bmodel).absolute()) for bmodel in bmodels]
             for path in paths:
                 worker.request("looking at a file", do="check", bmodel=path)
-            versions = _open_device(worker, libraries, device, local=local)
+            versions = open_device(worker, libraries, device, local=local)
             loaded, remarks = _load(worker, paths)
             return cls(worker, loaded, versions, remarks)
         except RuntimeFault:
@@ -175,7 +175,8 @@ class Engine:
         self._worker.close()
 
 
-def _open_device(worker: WorkerProcess, libraries: Libraries, device: int, *, local: bool) -> Versions:
+def open_device(worker: WorkerProcess, libraries: Libraries, device: int, *, local: bool) -> Versions:
+    """Have *worker* open a device; see :meth:`Engine.open`."""
     simulated = libraries.kind is Kind.CMODEL
     # Ours rather than the worker's, where it can be: a worker that is killed does not clean up.
     with tempfile.TemporaryDirectory(prefix="simulator-") if simulated and local else nullcontext() as scratch:

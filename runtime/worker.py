@@ -137,6 +137,7 @@ class Worker:
             "write": self._write,
             "run": self._run,
             "read": self._read,
+            "call": self._call,
             "computed": self._computed,
             "memory": self._memory,
             "end": self._end,
@@ -233,6 +234,21 @@ class Worker:
         self._opened.write(chain.edges["tokens"], payloads[0])
         seconds = self._sessions[session].run(net, chain)
         return self._reply({"seconds": seconds}, [chain.edges["logits"]])
+
+    def _call(self, payloads: Sequence[Any], *, net: str, sizes_bytes: list[int]) -> Message:
+        """Launch any net once, from payloads to a reply; *sizes_bytes* are those of its outputs."""
+        device, pieces = self._opened, []
+        try:
+            for size in (*map(len, payloads), *sizes_bytes):
+                pieces.append(device.allocate(size))  # noqa: PERF401 - those before a failure are freed, too
+            inputs, outputs = pieces[: len(payloads)], pieces[len(payloads) :]
+            for memory, data in zip(inputs, payloads):  # noqa: B905 - Python 3.8
+                device.write(memory, data)
+            seconds = device.run([device.bind(net, inputs, outputs)])
+            return self._reply({"seconds": seconds}, outputs)
+        finally:
+            for memory in pieces:
+                device.free(memory)
 
     def _computed(self, _: Sequence[Any]) -> Message:
         """Tell how long the chip has computed."""
