@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def make_once(folder: Path, load: Callable[[Path], T | None], make: Callable[[Path], T]) -> T:
+def make_once(
+    folder: Path,
+    load: Callable[[Path], T | None],
+    make: Callable[[Path], T],
+    take_over: Callable[[Path, Path], None] = lambda leftover, work: None,  # noqa: ARG005 - nothing is taken over
+) -> T:
     """Load what is in *folder*, or make it.
 
     Args:
@@ -24,6 +29,7 @@ def make_once(folder: Path, load: Callable[[Path], T | None], make: Callable[[Pa
         load: what is there, None where that is nothing whole.
         make: fill an empty working folder, which becomes *folder*, and say what will be there. If it raises, nothing
             is kept, unless it has moved the working folder elsewhere.
+        take_over: called before, with the working folder that a killed process left and the new one; it may move files.
     """
     if (found := load(folder)) is not None:
         return found
@@ -32,19 +38,15 @@ def make_once(folder: Path, load: Callable[[Path], T | None], make: Callable[[Pa
     with filelock.FileLock(parent / f".{key}.lock"):
         if (found := load(folder)) is not None:  # made by another process while this one waited
             return found
-        _sweep(parent, key)
+        leftovers = [path for path in parent.glob(f".{key}.*") if path.is_dir()]
         with _working_folder(parent, key) as work:
+            for leftover in leftovers:
+                take_over(leftover, work)
+                shutil.rmtree(leftover, ignore_errors=True)
             made = make(work)
             shutil.rmtree(folder, ignore_errors=True)
             work.rename(folder)
     return made
-
-
-def _sweep(parent: Path, key: str) -> None:
-    """Remove what a killed process left behind of this key; the caller holds the key's lock."""
-    for leftover in parent.glob(f".{key}.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""One graph of one model to a bmodel: export, transform, deploy, each stage with its log, its time and its error."""
+"""One graph of one model to a bmodel: export, transform, lower, codegen.
+
+Each stage has its time, its peak of memory, its limit, its log, its artefacts and its error, and a marker on disk
+(:mod:`compile.stages`). What a killed compile had finished is gone on from.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +11,54 @@ import re
 import shlex
 import shutil
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+import traceback
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from compile.cached import make_once
+from compile.disk import DiskFullError, check_room, is_full, needed_bytes
+from compile.eviction import Hold, evict, limit_bytes
 from compile.export import export
 from compile.identity import hash_graph_source
+from compile.own_work import OwnTimeoutError, forget_peak, limited, own_peak_bytes
 from compile.process import run, tail
 from compile.profile import Profile, ProfileError, read_profile
+from compile.sameness import undated_sha256
 from compile.spec import GraphKind, GraphSpec, Quantization
+from compile.stages import Progress, Stage, StageDone, artefacts_of, hash_file, read_progress, take_over
+from compile.timeline import FINAL_MLIR
+from compile.watch import TwoParts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from compile.dims import Arrays
     from compile.graphs.model import Rwkv7
+    from compile.process import Finished
     from compile.toolchain import Toolchain
 
 STAGE_TIMEOUT_S = 3600.0
-"""Limit for each stage of a compile that runs a tool, unless another is asked for."""
+"""Limit for each stage of a compile, unless another is asked for."""
 
 RESULT = "result.json"
 """What is told of a bmodel, in its folder in the cache: a :class:`Compiled`."""
 
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
-_LEAVE_OUT = ("*.npz", "*.onnx.prototxt", "*.bmodel.json", "*.net_0.profile", "model")  # large, and remade in seconds
-
-
-class Stage(Enum):
-    """Where a compile can fail."""
-
-    EXPORT = "export"  # arrays and torch module to ONNX
-    TRANSFORM = "transform"  # ONNX to the TOP dialect
-    LOWER = "lower"  # TOP to the TPU dialect, with quantisation
-    CODEGEN = "codegen"  # TPU dialect to bmodel
+_WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
+_IN_PROCESS = "the same command of rwkv-tpu or pytest: the export runs in this process"
+_LEAVE_OUT = (
+    "*.npz",
+    "*.onnx.prototxt",
+    "*.bmodel.json",
+    "*.net_0.profile",
+    "*.onnx.data",
+    "model",
+)  # large, and remade in seconds
 
 
 class CompileError(RuntimeError):
@@ -111,7 +123,12 @@ class StageCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished compile, as kept beside the bmodel; written last, so a folder that has it is whole."""
+    """A finished compile, as kept beside the bmodel; written last, so a folder that has it is whole.
+
+    Attributes:
+        undated_sha256: of the bmodel without the date in it (:mod:`compile.sameness`); empty in older results.
+        costs: of each stage, by its name; in older results what is now two stood under ``lower``.
+    """
 
     key: str
     bmodel_sha256: str
@@ -120,15 +137,17 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     costs: dict[str, StageCost]
     toolchain: str
     f32_operations: tuple[str, ...]
+    undated_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Bmodel:
-    """A bmodel in the cache."""
+    """A bmodel in the cache; while this exists, it is not evicted."""
 
     folder: Path
     result: Compiled
     cached: bool
+    hold: Hold | None = field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -143,36 +162,66 @@ def compile_graph(
 
     Args:
         job: what to compile.
-        cache: the cache folder; results live in ``cache/bmodels/<key>``, failures in ``cache/failed/<key>``.
+        cache: the cache folder; results live in ``cache/bmodels/<key>``, failures in ``cache/failed/<key>``. Above its
+            limit (:mod:`compile.eviction`) it loses what was not used for longest.
         say: receives one line of progress at a time.
-        timeout_s: limit for each stage but the export, which is a call in this process, in seconds.
+        timeout_s: limit for each stage, in seconds.
 
     Raises:
         RefusedError: the graph cannot be written; nothing is kept.
         CompileError: a stage failed. The working folder, with logs, is kept for the command that it shows.
+        DiskFullError: there is no room; nothing is kept.
+        LimitError: the cache's limit that is asked for is none.
     """
     final = cache / "bmodels" / job.key
+    limit = limit_bytes()
 
     def make(work: Path) -> Bmodel:
+        check_room(work, needed_bytes(job.arrays), f"the compile of {job.spec.name} {job.quantization.value}")
         with keeping_failures(work, cache / "failed" / final.name):
             result = _compile(Stages(job, work, say=say, timeout_s=timeout_s), say)
         for pattern in _LEAVE_OUT:
             for unwanted in work.glob(pattern):
                 shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
-        (work / "model.onnx").unlink()
+        (work / "model.onnx").unlink(missing_ok=True)  # not there where the TOP dialect was taken over
         (work / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
         return Bmodel(final, result, cached=False)
 
-    return make_once(final, load_bmodel, make)
+    def rescue(leftover: Path, work: Path) -> None:
+        if (found := take_over(leftover, work, job.key)) is not None:
+            progress, running = found
+            whole = ", ".join(one.stage.value for one in progress.done)
+            killed = f"was killed in {running.value}" if running else "was killed before it was put into the cache"
+            going = f"{whole} whole, going on from there" if whole else "nothing of it is whole, beginning anew"
+            say(f"{describe(job)}: an earlier compile {killed}: {going}")
+
+    made = make_once(final, load_bmodel, make, rescue)
+    if made.cached:
+        return made
+    evict(cache, limit)
+    # What was made just now is recent, and not evicted before it is held.
+    return _held(made)
+
+
+def describe(job: Job) -> str:
+    """The job in a few words, for a person."""
+    return f"{job.spec.name} {job.quantization.value} [{job.key[:8]}]"
+
+
+def _held(bmodel: Bmodel) -> Bmodel:
+    with suppress(OSError):
+        return replace(bmodel, hold=Hold(bmodel.folder / RESULT))
+    return bmodel
 
 
 def load_bmodel(folder: Path) -> Bmodel | None:
     """A whole result, checked against the hash that it was stored with; None where there is none."""
     try:
+        hold = Hold(folder / RESULT)
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Compiled)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    bmodel = Bmodel(folder, result, cached=True)
+    bmodel = Bmodel(folder, result, cached=True, hold=hold)
     return bmodel if bmodel.path.is_file() and hash_file(bmodel.path) == result.bmodel_sha256 else None
 
 
@@ -194,19 +243,29 @@ def keeping_failures(work: Path, kept: Path) -> Iterator[None]:
 class Stages:
     """The stages of one compile, in a working folder; each raises CompileError where it fails.
 
+    A stage that the folder's marker says to be done, and that a killed compile left whole, is not run again.
+
     Attributes:
         what: the job in a few words, for a person.
-        costs: what each stage took, by its name.
+        progress: how far it is; also on disk.
     """
 
     def __init__(self, job: Job, work: Path, *, say: Callable[[str], None], timeout_s: float) -> None:
-        """*work* is empty; *say* receives a line as each stage begins; *timeout_s* limits each but the export."""
+        """*work* is empty or taken over; *say* receives a line as each stage begins; *timeout_s* limits each."""
         self.job = job
         self.work = work
-        self.what = f"{job.spec.name} {job.quantization.value} [{job.key[:8]}]"
-        self.costs: dict[str, StageCost] = {}
+        self.what = describe(job)
         self._say = say
         self._timeout_s = timeout_s
+        found = read_progress(work) or Progress(key=job.key, limit_s=timeout_s)
+        self.progress = msgspec.structs.replace(found, limit_s=timeout_s, running=None)
+
+    @property
+    def costs(self) -> dict[str, StageCost]:
+        """What each stage took, by its name."""
+        return {
+            one.stage.value: StageCost(seconds=one.seconds, peak_bytes=one.peak_bytes) for one in self.progress.done
+        }
 
     def export(self) -> list[str]:
         """Write ``model.onnx``; returns the operations to be computed in float32 in every quantisation.
@@ -214,11 +273,38 @@ class Stages:
         Raises:
             RefusedError: the graph cannot be written for what the job names.
         """
-        self._say(f"{self.what}: {Stage.EXPORT.value} …")
-        start = time.monotonic()
+        if self.progress.named(Stage.EXPORT):
+            return list(self.progress.f32_operations)
+        self._begin(Stage.EXPORT)
+        start, log = time.monotonic(), self.work / "export.log"
+        forget_peak()
+        try:
+            with limited(self._timeout_s):
+                f32 = export(self._graph(), self.work / "model.onnx")
+        except RefusedError:
+            raise
+        except OwnTimeoutError as error:
+            log.write_text(traceback.format_exc())
+            reason = f"was stopped at its time limit after {time.monotonic() - start:.0f} s"
+            raise CompileError(Stage.EXPORT, self.what, reason, rerun=_IN_PROCESS, log=log) from error
+        except OSError as error:
+            if is_full(self.work, str(error)):
+                raise DiskFullError(f"the disk was full in export of {self.what}: {error}") from error
+            raise
+        except Exception as error:
+            log.write_text(traceback.format_exc())
+            reason = f"the exporter raised {type(error).__name__}"
+            raise CompileError(Stage.EXPORT, self.what, reason, rerun=_IN_PROCESS, log=log) from error
+        log.write_text(f"model.onnx: {len(f32)} operations to be computed in float32\n")
+        self.progress = msgspec.structs.replace(self.progress, f32_operations=tuple(f32))
+        made = sorted(self.work.glob("model.onnx*"))  # with its external data
+        self._end(Stage.EXPORT, time.monotonic() - start, own_peak_bytes(), log, made)
+        return f32
+
+    def _graph(self) -> Rwkv7:
         job = self.job
         try:
-            graph = job.variant(
+            return job.variant(
                 job.arrays,
                 T=job.spec.T,
                 every_position=job.spec.kind is not GraphKind.PREFILL,
@@ -226,36 +312,50 @@ class Stages:
             )
         except ValueError as error:
             raise RefusedError(Stage.EXPORT, self.what, f"the graph refuses: {error}") from error
-        f32 = export(graph, self.work / "model.onnx")
-        self.costs[Stage.EXPORT.value] = StageCost(seconds=time.monotonic() - start, peak_bytes=0)
-        return f32
 
     def transform(self) -> Path:
         """Make ``model.mlir``, the TOP dialect."""
         mlir = self.work / "model.mlir"
+        if self.progress.named(Stage.TRANSFORM):
+            return mlir
         command = [*self.job.toolchain.command("model_transform"), "--model_name", self.job.spec.name]
         command += ["--model_def", "model.onnx", "--mlir", mlir.name]
-        self._run(Stage.TRANSFORM, command, self.work / "transform.log", mlir)
+        self._begin(Stage.TRANSFORM)
+        log = self.work / "transform.log"
+        done = self._run(Stage.TRANSFORM, command, log, mlir)
+        self._end(Stage.TRANSFORM, done.seconds, done.peak_bytes, log, [mlir, *weight_files(mlir)])
         return mlir
 
     def lower(self, f32: list[str]) -> Path:
         """Make the TPU dialect and stop there."""
-        job = self.job
+        job, log = self.job, self.work / "deploy.log"
         mlir = self.work / f"{job.spec.name}_bm1684x_{job.quantization.value.lower()}_tpu.mlir"
-        self._run(Stage.LOWER, [*self._deploy(f32), "--not_gen_bmodel"], self.work / "deploy.log", mlir)
+        self._begin(Stage.LOWER)
+        done = self._run(Stage.LOWER, [*self._deploy(f32), "--not_gen_bmodel"], log, mlir)
+        self._end(Stage.LOWER, done.seconds, done.peak_bytes, log, [mlir])
         return mlir
 
     def lower_and_generate(self, f32: list[str]) -> tuple[Path, Profile]:
-        """Make ``model.bmodel``; returns it and its timeline."""
-        bmodel = self.work / "model.bmodel"
+        """Make ``model.bmodel``; returns it and its timeline.
+
+        One tool does both stages. The second has begun when the final MLIR appears, be it empty.
+        """
+        bmodel, log = self.work / "model.bmodel", self.work / "deploy.log"
         command = self._deploy(f32)
-        log = self.work / "deploy.log"
-        self._run(Stage.LOWER, command, log, bmodel)
+        parts = TwoParts(self.work, FINAL_MLIR, limit_s=self._timeout_s, then=lambda: self._begin(Stage.CODEGEN))
+        self._begin(Stage.LOWER)
+        done = self._run(Stage.LOWER, command, log, bmodel, parts)
+        lowered = sorted(self.work.glob("*_tpu.mlir"))
+        seconds = max(done.seconds - parts.seconds[1], 0.0)
+        self._end(Stage.LOWER, seconds, parts.peak_bytes[0] or done.peak_bytes, log, lowered)
         try:
-            return bmodel, read_profile(self.work / "compiler_profile_0.txt")
+            profile = read_profile(self.work / "compiler_profile_0.txt")
         except ProfileError as error:
             rerun = f"cd {shlex.quote(str(self.work))} && {shlex.join(command)}"
             raise CompileError(Stage.CODEGEN, self.what, str(error), rerun=rerun, log=log) from error
+        made = [*sorted(self.work.glob(FINAL_MLIR)), bmodel]
+        self._end(Stage.CODEGEN, parts.seconds[1], parts.peak_bytes[1] or done.peak_bytes, log, made)
+        return bmodel, profile
 
     def _deploy(self, f32: list[str]) -> list[str]:
         """The command that lowers, after its table is written."""
@@ -274,22 +374,51 @@ class Stages:
                 raise CompileError(Stage.LOWER, self.what, reason, rerun=rerun, log=self.work / "transform.log")
         return command
 
-    def _run(self, stage: Stage, command: list[str], log: Path, product: Path) -> None:
-        to_bmodel = product.suffix == ".bmodel"
-        self._say(f"{self.what}: {'lower and codegen' if to_bmodel else stage.value} …")
+    def _begin(self, stage: Stage) -> None:
+        """Mark the stage on disk and tell it."""
+        self.progress = msgspec.structs.replace(self.progress, running=stage)
+        self.progress.write(self.work)
+        self._say(f"{self.what}: {stage.value} …")
+
+    def _end(self, stage: Stage, seconds: float, peak_bytes: int, log: Path, made: Sequence[Path]) -> None:
+        """Mark that the stage ended well."""
+        done = StageDone(
+            stage=stage, seconds=seconds, peak_bytes=peak_bytes, log=log.name, artefacts=artefacts_of(made)
+        )
+        self.progress = msgspec.structs.replace(self.progress, done=(*self.progress.done, done), running=None)
+        self.progress.write(self.work)
+
+    def _run(
+        self, stage: Stage, command: list[str], log: Path, product: Path, parts: TwoParts | None = None
+    ) -> Finished:
+        """Run a tool of one stage, or of two, which *parts* tells apart."""
         environment = self.job.toolchain.environment()
-        done = run(command, folder=self.work, log=log, environment=environment, timeout_s=self._timeout_s)
-        self.costs[stage.value] = StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes)
+        folder = self.work
+        if parts is None:
+            done = run(command, folder=folder, log=log, environment=environment, timeout_s=self._timeout_s)
+        else:
+            both_s = 2 * self._timeout_s + 60  # each part has its own limit
+            done = run(command, folder=folder, log=log, environment=environment, timeout_s=both_s, watch=parts.running)
+            done = replace(done, timed_out=done.timed_out or parts.overdue)
+            lowered = any(path.stat().st_size for path in self.work.glob("*_tpu.mlir"))
+            stage = Stage.CODEGEN if lowered else self.progress.running or stage
         if done.status == 0 and product.is_file() and product.stat().st_size:
-            return
-        if to_bmodel and list(self.work.glob("*_tpu.mlir")):
-            stage = Stage.CODEGEN  # one tool does both; the TPU dialect on disk says that lowering succeeded
+            return done
+        if is_full(self.work, tail(log, 200)):
+            raise DiskFullError(f"the disk was full in {stage.value} of {self.what}; the last words:\n{tail(log)}")
         # The whole environment is too long to paste: these are the settings that decide where libraries come from.
         settings = [f"{name}={environment[name]}" for name in ("PATH", "OMP_NUM_THREADS") if name in environment]
         unset = "env -u LD_LIBRARY_PATH -u PYTHONPATH"
         rerun = f"cd {shlex.quote(str(self.work))} && {unset} {shlex.join(settings + command)}"
         reason = done.ending if done.status else f"left no {product.name}"
         raise CompileError(stage, self.what, reason, rerun=rerun, log=log)
+
+
+def weight_files(mlir: Path) -> list[Path]:
+    """The file of weights beside an MLIR file, as that names it: it is looked for in the working directory."""
+    with mlir.open(errors="replace") as lines:
+        found = next(filter(None, map(_WEIGHTS.search, lines)), None)
+    return [mlir.parent / found[1]] if found and (mlir.parent / found[1]).is_file() else []
 
 
 def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
@@ -306,10 +435,5 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
         costs=stages.costs,
         toolchain=stages.job.toolchain.identity,
         f32_operations=tuple(f32),
+        undated_sha256=undated_sha256(bmodel),
     )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

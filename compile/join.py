@@ -14,14 +14,13 @@ from compile.compiler import (
     Bmodel,
     Compiled,
     CompileError,
-    Stage,
     StageCost,
-    hash_file,
     keeping_failures,
     load_bmodel,
 )
 from compile.process import run
 from compile.profile import Profile
+from compile.stages import Stage, hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 import shutil
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from compile.cached import make_once
-from compile.compiler import STAGE_TIMEOUT_S, Stages, keeping_failures
+from compile.compiler import STAGE_TIMEOUT_S, Stages, keeping_failures, weight_files
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from compile.compiler import Job
 
 _FORMAT = 1  # raise it when this file keeps something else of the same inputs
-_WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
 
 
 class Dialect(Enum):
@@ -65,7 +63,7 @@ def lowered(
             mlir = stages.transform()
             if dialect is Dialect.TPU:
                 mlir = stages.lower(f32)
-        wanted = {mlir.name, _weights(mlir).name}
+        wanted = {path.name for path in (mlir, *weight_files(mlir))}
         for path in work.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -78,14 +76,10 @@ def lowered(
 
 
 def _load(mlir: Path) -> Path | None:
-    return mlir if mlir.is_file() and _weights(mlir).is_file() else None
-
-
-def _weights(mlir: Path) -> Path:
-    """The file of weights beside an MLIR file, as that names it: it is looked for in the working directory."""
-    with mlir.open() as lines:
-        found = next(filter(None, map(_WEIGHTS.search, lines)), None)
-    return mlir.parent / (found[1] if found else "no weights")
+    if not mlir.is_file() or not weight_files(mlir):
+        return None
+    mlir.touch()  # a use, for the eviction
+    return mlir
 
 
 def _name(dialect: Dialect) -> str:

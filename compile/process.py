@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 # Stands between us and the tool: when we are killed, the kernel tells it (1 = PR_SET_PDEATHSIG), and it ends the tool
@@ -57,8 +58,19 @@ def run(
     environment: Mapping[str, str],
     timeout_s: float,
     on_line: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Finished:
-    """Run a command in *folder*; append the command and all that it says to *log*."""
+    """Run a command in *folder*; append the command and all that it says to *log*.
+
+    Args:
+        command: program and arguments.
+        folder: where it runs.
+        log: of all that it says.
+        environment: all of its variables.
+        timeout_s: after so long it is killed, with all that it started.
+        on_line: receives each line that it says.
+        watch: entered, with the leader of its process group, while it runs.
+    """
     start = time.monotonic()
     timed_out = threading.Event()
     with log.open("a") as kept:
@@ -89,9 +101,10 @@ def run(
         usage = None
         output = cast("IO[str]", process.stdout)  # there, because of PIPE
         try:
-            for line in output:
-                kept.write(line)
-                on_line(line)
+            with watch(process.pid):
+                for line in output:
+                    kept.write(line)
+                    on_line(line)
             _, wait_status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(wait_status)
         finally:

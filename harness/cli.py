@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from compile.compiler import CompileError, RefusedError
+from compile.disk import DiskFullError
+from compile.eviction import LimitError
 from compile.interpreter import InterpreterError
 from compile.options import OptionError
 from compile.profile import ProfileError
@@ -82,12 +84,14 @@ EXPLAINED = (
     CheckpointError,
     CompileError,
     DataError,
+    DiskFullError,
     DivergedError,
     DocumentError,
     HistoryError,
     InfraError,
     InterpreterError,
     KnownError,
+    LimitError,
     NoBoardError,
     NotFiniteError,
     OptionError,

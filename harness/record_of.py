@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from compile.compiler import CompileError
+from compile.disk import DiskFullError
 from harness.cases import case_of
 from harness.check import CHECK, Check
 from harness.device.guard import InfraError
@@ -41,7 +42,7 @@ def record_of(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Test
         outcome, stage = Outcome.FAILED, check.stage
         if isinstance(error, CompileError):
             stage = Stage(error.stage.value)
-        elif isinstance(error, LibraryMissing | InfraError | RemoteFault) or _is_of_the_disk(error):
+        elif isinstance(error, LibraryMissing | InfraError | RemoteFault | DiskFullError) or _is_of_the_disk(error):
             outcome = Outcome.INFRA
     own = check.bmodels[0] if check.bmodels else None
     profile = own.result.profile if own else None

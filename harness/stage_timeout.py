@@ -7,8 +7,8 @@ import argparse
 LEAST_S, MOST_S = 1.0, 7 * 86_400.0  # a day more, and a machine that hangs is found by its owner
 
 HELP = (
-    "time limit for each stage of a compile, transform, lower and codegen; one that exceeds it fails, and is recorded "
-    "with the stage's name (export has no limit: it runs in this process)"
+    "time limit for each stage of a compile, export, transform, lower and codegen; one that exceeds it fails, and is "
+    "recorded with the stage's name"
 )
 
 

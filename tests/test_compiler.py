@@ -2,105 +2,35 @@
 
 import dataclasses
 import importlib.util
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
-from compile.compiler import CompileError, Job, RefusedError, Stage, compile_graph
-from compile.export import export
+from compile.compiler import CompileError, RefusedError, Stage, compile_graph
 from compile.flags import needed_flags
 from compile.graphs.model import Block, ChannelMix, Rwkv7
 from compile.identity import hash_arrays
+from compile.sameness import differences
 from compile.spec import GraphKind, GraphSpec, Quantization
-from compile.toolchain import Receipt, Toolchain
-from reference.shape import LoraRanks, ModelShape
+from compile.toolchain import Toolchain
 from reference.synthetic import synthetic
-
-SHAPE = ModelShape(
-    n_layer=1, n_embd=128, head_size=64, n_ffn=128, n_vocab=16, ranks=LoraRanks(decay=8, rate=8, value=8, gate=8)
-)
-ARRAYS = {name: tensor.numpy() for name, tensor in synthetic(SHAPE).tensors.items()}
-
-FAKE_TOOL = """
-import os, sys, time
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-tool = os.path.basename(sys.argv[0])
-print("the words of", tool, flush=True)
-what = os.environ["FAKE"]
-if what == tool + ":exit":
-    sys.exit(3)
-if what == tool + ":abort":
-    os.abort()
-if what == tool + ":sleep":
-    import subprocess
-    with open("helper.part", "w") as file:
-        file.write(str(subprocess.Popen(["/bin/sleep", "600"]).pid))
-    os.rename("helper.part", "helper")
-    time.sleep(600)
-if what == tool + ":silent":
-    sys.exit(0)
-if tool == "model_transform.py":
-    open(options["--mlir"], "w").write(open(os.environ["LOCATIONS"]).read())
-else:
-    if what == "codegen":
-        open("decode_bm1684x_f16_tpu.mlir", "w").write("x")
-        sys.exit(1)
-    open(options["--model"], "wb").write(b"bmodel of " + os.environ.get("SALT", "").encode())
-    if what != "no profile":
-        open("compiler_profile_0.txt", "w").write(
-            "API_END total_cycle:1000|b:2|g:3\\n"
-            "GDMA SUMMARY : |dr[0] S2L:10|dr[1] L2S:20|dr[2] S2S:30|dr[3] L2L:0\\n"
-            "flops: 7, runtime: 0.001ms, ComputationAbility: 1T\\n"
-        )
-"""
+from tests.fake_compiler import ARRAYS, SHAPE, fake_job, plain_job
 
 
 @pytest.fixture
 def job():
     """A decode graph of a model of one layer, for a toolchain to be put in."""
-    return Job(
-        arrays=ARRAYS,
-        arrays_sha256=hash_arrays(ARRAYS),
-        variant=Rwkv7,
-        spec=GraphSpec(kind=GraphKind.DECODE),
-        quantization=Quantization.F16,
-        toolchain=None,
-    )
+    return plain_job()
 
 
 @pytest.fixture
-def fake(job, tmp_path, monkeypatch):
+def fake(tmp_path, monkeypatch):
     """The job with a toolchain whose tools are scripts that do as the variable FAKE says."""
-    root = tmp_path / "toolchain"
-    tools = root / "lib" / "python3.10" / "site-packages" / "tpu_mlir" / "python" / "tools"
-    tools.mkdir(parents=True)
-    (root / "bin").mkdir()
-    (root / "bin" / "python").symlink_to(sys.executable)
-    for tool in ("model_transform", "model_deploy"):
-        (tools / f"{tool}.py").write_text(FAKE_TOOL)
-    names = export(Rwkv7(ARRAYS, T=1, every_position=True), tmp_path / "m.onnx")
-    (tmp_path / "locations").write_text("".join(f'loc("{name}")\n' for name in names))
-    monkeypatch.setenv("LOCATIONS", str(tmp_path / "locations"))
-    monkeypatch.setenv("FAKE", "work")
-    receipt = Receipt(
-        version="0.0",
-        wheel_sha256="0" * 64,
-        compiler_commit="v0.0-gfake-20260101",
-        pins=(),
-        bundled_glibc=None,
-        host_glibc="2.36",
-        glibc_moved=(),
-        installed_at="2026-01-01T00:00:00+0000",
-    )
-    return dataclasses.replace(job, toolchain=Toolchain(root, receipt))
+    return fake_job(tmp_path, monkeypatch)
 
 
 @pytest.mark.toolchain
@@ -114,12 +44,17 @@ def test_real_compile(job, toolchain, tmp_path):
     profile = first.result.profile
     assert profile.predicted_cycles > 1000
     assert min(profile.tiu_instructions, profile.gdma_instructions, profile.ddr_read_bytes, profile.flops) > 0
-    assert set(first.result.costs) == {"export", "transform", "lower"}
-    assert any("transform" in line for line in said)
+    assert list(first.result.costs) == [stage.value for stage in Stage]
+    assert all(cost.seconds > 0.05 and cost.peak_bytes > 50e6 for cost in first.result.costs.values())
+    assert [line.split()[-2] for line in said[:-1]] == [stage.value for stage in Stage]
     assert "model_deploy" in (first.folder / "deploy.log").read_text()
     second = compile_graph(job, tmp_path)
     assert second.cached
     assert second.result == first.result
+    # Compiled once more, nothing but the date in the bmodel is another one, stage by stage.
+    again = compile_graph(job, tmp_path / "again")
+    assert differences(first.folder, again.folder) == ()
+    assert again.result.undated_sha256 == first.result.undated_sha256
 
 
 @pytest.mark.parametrize(
@@ -268,24 +203,6 @@ def test_two_at_once(fake, tmp_path):
     with ThreadPoolExecutor() as pool:
         compiles = [pool.submit(compile_graph, fake, tmp_path) for _ in range(2)]
     assert sorted(one.result().cached for one in compiles) == [False, True]
-
-
-def test_killed_compile(fake, tmp_path, monkeypatch):
-    """A killed compile leaves no process, and nothing that counts; the next one sweeps up and succeeds."""
-    monkeypatch.setenv("FAKE", "model_deploy.py:sleep")
-    child = multiprocessing.get_context("spawn").Process(target=compile_graph, args=(fake, tmp_path))
-    child.start()
-    deadline = time.monotonic() + 60
-    while not (helpers := list(tmp_path.glob("bmodels/.*/helper"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    helper = psutil.Process(int(helpers[0].read_text()))
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    helper.wait(timeout=30)
-    assert list(tmp_path.glob("bmodels/.*/"))
-    monkeypatch.setenv("FAKE", "work")
-    assert not compile_graph(fake, tmp_path).cached
-    assert [path.name for path in (tmp_path / "bmodels").iterdir() if path.is_dir()] == [fake.key]
 
 
 def test_flags_of_a_graph():
