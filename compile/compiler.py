@@ -51,14 +51,8 @@ RESULT = "result.json"
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
 _WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
 _IN_PROCESS = "the same command of rwkv-tpu or pytest: the export runs in this process"
-_LEAVE_OUT = (
-    "*.npz",
-    "*.onnx.prototxt",
-    "*.bmodel.json",
-    "*.net_0.profile",
-    "*.onnx.data",
-    "model",
-)  # large, and remade in seconds
+# Large, and remade in seconds.
+_LEAVE_OUT = ("*.npz", "*.onnx.prototxt", "*.onnx.data", "*.bmodel.json", "*.net_0.profile", "model")
 
 
 class CompileError(RuntimeError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compile.batch import compile_all
-from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, Stage, compile_graph
+from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, compile_graph
 from compile.dims import Dims
 from compile.flags import needed_flags
 from compile.join import joined
 from compile.options import Option, with_options
 from compile.parts import parts_of
+from compile.stages import Stage
 from harness.cases import VARIANTS
 from harness.weights import weights_of_model
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import onnx
 
-from compile.compiler import Stage
 from compile.process import tail
+from compile.stages import Stage
 from compile.tool_server import ToolServer
 from harness.ops.block import exact
 from harness.ops.graph import Graph
