@@ -3,7 +3,7 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint long bench bench-compile train soak detection
+.PHONY: help setup run test lint long bench bench-compile train soak soak-compile detection
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
@@ -15,6 +15,8 @@ help:
 	@echo "                    at first, seconds from the cache)"
 	@echo "make train  make the model that ships once more, and its tuned state, in trained/ (under an hour)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
+	@echo "make soak-compile  sizes and precisions through the compiler (hours at first, goes on where it was; narrow it with"
+	@echo "            ARGS='--sizes 2.9B --one-block'); the table goes to docs/soak-compile.md"
 	@echo "make detection  put known faults into right targets and see that the suites catch them (minutes, no simulator);"
 	@echo "            the table goes to docs/detection.md"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
@@ -49,6 +51,9 @@ train: setup
 
 soak: setup
 	.venv/bin/python tests/soak.py docs/soak.md
+
+soak-compile: setup
+	.venv/bin/rwkv-tpu soak-compile --toolchain $(RELEASE) $(ARGS)
 
 detection: setup
 	.venv/bin/python -m tests.detection

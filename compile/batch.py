@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from compile.dims import Arrays
+
 _BASE_BYTES = 600 << 20
 _TIMES = 10
 _PR_SET_PDEATHSIG = 1
 
 
-def needed_bytes(job: Job) -> int:
-    """Memory that a compile will take at most, about: what the tools take of any graph, and copies of its weights.
+def needed_bytes(arrays: Arrays) -> int:
+    """Memory that the compile of a graph with these weights will take at most, about.
 
-    ``model_transform`` has up to ten copies of them in float32 at a time (docs/sizes.md).
+    That is what the tools take for any graph, and copies of its weights: ``model_transform`` has up to ten of them in
+    float32 at a time (docs/sizes.md).
     """
-    return _BASE_BYTES + _TIMES * float32_bytes(job.arrays)
+    return _BASE_BYTES + _TIMES * float32_bytes(arrays)
 
 
 def compile_all(
@@ -56,10 +59,10 @@ def compile_all(
         BrokenProcessPool: a worker was killed, which the kernel does when memory runs out.
     """
     budget = float("inf") if memory_bytes is None else memory_bytes
-    order = sorted(range(len(jobs)), key=lambda i: needed_bytes(jobs[i]), reverse=True)
+    order = sorted(range(len(jobs)), key=lambda i: needed_bytes(jobs[i].arrays), reverse=True)
     for i in order:
-        if needed_bytes(jobs[i]) > budget:
-            need, limit = needed_bytes(jobs[i]) / 2**30, budget / 2**30
+        if needed_bytes(jobs[i].arrays) > budget:
+            need, limit = needed_bytes(jobs[i].arrays) / 2**30, budget / 2**30
             say(f"{jobs[i].spec.name}: may take {need:.1f} GiB, more than the {limit:.1f} GiB allowed: alone")
     if workers == 1:
         done = {i: compile_graph(jobs[i], cache, say=say, timeout_s=timeout_s) for i in order}
@@ -84,8 +87,8 @@ def _in_processes(
     waiting = list(order)
     try:
         while waiting or running:
-            used = sum(needed_bytes(jobs[i]) for i in running.values())
-            fits = (i for i in waiting if not running or used + needed_bytes(jobs[i]) <= budget)
+            used = sum(needed_bytes(jobs[i].arrays) for i in running.values())
+            fits = (i for i in waiting if not running or used + needed_bytes(jobs[i].arrays) <= budget)
             chosen = next(fits, None) if len(running) < workers else None
             if chosen is not None:
                 waiting.remove(chosen)

@@ -103,7 +103,7 @@ def _as_inputs(graph: Rwkv7, large_bytes: int) -> dict[str, Tensor]:
             setattr(module, leaf, weight)
         return forward(*given[:split])
 
-    graph.forward = with_weights  # type: ignore[method-assign]
+    graph.forward = with_weights  # type: ignore[assignment, method-assign]
     return large
 
 

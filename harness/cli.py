@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from compile.compiler import CompileError, RefusedError
+from compile.device_memory import DeviceMemoryError
 from compile.disk import DiskFullError
 from compile.eviction import LimitError
 from compile.interpreter import InterpreterError
@@ -26,6 +27,7 @@ from harness.commands.nightly import NightlyCommand, nightly
 from harness.commands.profile import profile
 from harness.commands.release import release
 from harness.commands.report import report
+from harness.commands.soak_compile import soak_compile
 from harness.commands.stand_in import stand_in
 from harness.commands.train import state_tune, train
 from harness.commands.tune import tune
@@ -75,6 +77,7 @@ app.command(no_args_is_help=True)(train)
 app.command("model-card")(model_card)
 app.command("state-tune", no_args_is_help=True)(state_tune)
 app.command("bench-compile")(run_bench_compile)
+app.command("soak-compile")(soak_compile)
 app.command("stand-in", no_args_is_help=True)(stand_in)
 
 EXPLAINED = (
@@ -84,6 +87,7 @@ EXPLAINED = (
     CheckpointError,
     CompileError,
     DataError,
+    DeviceMemoryError,
     DiskFullError,
     DivergedError,
     DocumentError,

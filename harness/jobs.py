@@ -30,7 +30,7 @@ _IN_PARTS = "chunk"
 """The variant that has graphs of its parts."""
 
 
-def job_of(case: Case, model: Model, toolchain: Toolchain) -> Job:
+def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
     """What to compile for a case: the flags that its graph gets anyway, then those of its options.
 
     Raises:

@@ -42,6 +42,11 @@ class Weights:
     arrays: Streamed
     recipe: str | None = None
 
+    @cached_property
+    def arrays_sha256(self) -> str:
+        """Identity of all of them."""
+        return self.sha256(list(self.arrays))
+
     def sha256(self, names: Sequence[str]) -> str:
         """Identity of some of the tensors: by the recipe where there is one, else by names, shapes and values."""
         if self.recipe is None:
