@@ -212,6 +212,7 @@ def keep(rows: Sequence[Row], path: Path) -> tuple[Row, ...]:
     known = {row.key: row for row in read_rows(path)}
     known |= {row.key: row for row in rows}
     every = tuple(sorted(known.values(), key=_order))
+    path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".new")
     whole.write_bytes(msgspec.json.format(msgspec.json.encode(every), indent=1) + b"\n")
     whole.replace(path)
