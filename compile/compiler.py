@@ -314,6 +314,7 @@ class Stages:
             return mlir
         command = [*self.job.toolchain.command("model_transform"), "--model_name", self.job.spec.name]
         command += ["--model_def", "model.onnx", "--mlir", mlir.name]
+        command += self.job.variant.transform_flags(self.job.spec.T)
         self._begin(Stage.TRANSFORM)
         log = self.work / "transform.log"
         done = self._run(Stage.TRANSFORM, command, log, mlir)

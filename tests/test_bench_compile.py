@@ -476,8 +476,11 @@ def test_rows_that_ship():
             '[[rows]]\ncase = "decode-F16-chunk"\nsize = "7B"\ntarget_ms = 1.0',
             "'7B' is none of 0.1B; those of 0.4B, 1.5B, 2.9B, 7.2B need",
         ),
-        ('[[rows]]\ncase = "decode-F16-chunk"\nsize = "2.9B"\ntarget_ms = 1.0', "those of 0.4B, 1.5B, 2.9B, 7.2B need a block"),
-        ('[[rows]]\ncase = "decode-F16-chunk"\nsize = "7B"\nblock = 1\ntarget_ms = 1.0', "none of 0.1B, 2.9B"),
+        ('[[rows]]\ncase = "decode-F16-chunk"\nsize = "2.9B"\ntarget_ms = 1.0', "2.9B, 7.2B need a block"),
+        (
+            '[[rows]]\ncase = "decode-F16-chunk"\nsize = "7B"\nblock = 1\ntarget_ms = 1.0',
+            "none of 0.1B, 0.4B, 1.5B, 2.9B",
+        ),
         ('[[rows]]\ncase = "decode-F16-chunk"\nsize = "2.9B"\nblock = 0\ntarget_ms = 1.0', "one of 1 to 31"),
         ('[[rows]]\ncase = "decode-F16-loop"\nsize = "2.9B"\nblock = 1\ntarget_ms = 1.0', "variant 'loop'"),
         ('[[rows]]\ncase = "decode-F16-chunk"\nsize = "0.1B"\ntarget_ms = 0.0', "target_ms is 0.0, but should be"),
