@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,36 @@ def test_wrong_units_are_seen(tmp_path):
     assert "25:30:00" in said
 
 
-def test_workflow():
-    """The linter of workflows has nothing to say; no package brings it without a download, so that it may lack."""
-    actionlint = shutil.which("actionlint")
-    if actionlint is None:
-        pytest.skip("actionlint is not there: put its binary on the PATH")
-    command = [actionlint, "-config-file", str(NIGHTLY / "actionlint.yaml"), str(NIGHTLY / "nightly.yml")]
+def actionlint(workflow):
+    """What actionlint says of a workflow, and shellcheck of its scripts where that is there."""
+    program = Path(sys.executable).with_name("actionlint")
+    command = [str(program), "-no-color", "-config-file", str(NIGHTLY / "actionlint.yaml"), str(workflow)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_workflow():
+    """The linter of workflows has nothing to say."""
+    assert actionlint(NIGHTLY / "nightly.yml") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("if: always()", "if: allways()", 'undefined function "allways"'),
+        ("runner.os", "runner.oss", 'property "oss" is not defined'),
+        ("linux, bm1684x]", "linux, bm1685x]", 'label "bm1685x" is unknown'),
+        ("actions/checkout@v5", "actions/checkout@v4", "is deprecated"),
+    ],
+)
+def test_wrong_workflows_are_seen(tmp_path, right, wrong, said):
+    """The linter does look."""
+    text = (NIGHTLY / "nightly.yml").read_text()
+    assert right in text
+    (tmp_path / "nightly.yml").write_text(text.replace(right, wrong))
+    code, words = actionlint(tmp_path / "nightly.yml")
+    assert code == 1
+    assert said in words
 
 
 @pytest.mark.parametrize("name", [UNITS[0], "nightly.yml"])
