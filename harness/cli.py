@@ -1,122 +1,100 @@
-"""The console command ``rwkv-tpu``."""
+"""The console command ``rwkv-tpu``: a subcommand is imported where it is called, since some need torch."""
 
 from __future__ import annotations
 
-import typer
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-from compile.compiler import CompileError, RefusedError
-from compile.device_memory import DeviceMemoryError
-from compile.disk import DiskFullError
-from compile.eviction import LimitError
-from compile.interpreter import InterpreterError
-from compile.options import OptionError
-from compile.profile import ProfileError
-from compile.storage import StorageError
-from compile.sweep import SweepError
-from compile.toolchain import ToolchainError
-from harness.cases import CaseError
-from harness.commands import checkpoint, history, known, toolchain
-from harness.commands.bench_compile import run_bench_compile
-from harness.commands.bisect import bisect
-from harness.commands.doctor import doctor
-from harness.commands.first_board import first_board
-from harness.commands.gate import GateCommand, gate
-from harness.commands.lambada import lambada
-from harness.commands.model_card import model_card
-from harness.commands.nightly import NightlyCommand, nightly
-from harness.commands.profile import profile
-from harness.commands.release import release
-from harness.commands.report import report
-from harness.commands.soak_compile import soak_compile
-from harness.commands.stand_in import stand_in
-from harness.commands.train import state_tune, train
-from harness.commands.tune import tune
-from harness.compile_rows import RowsError
-from harness.device.board import NoBoardError
-from harness.device.guard import InfraError
-from harness.device.lock import BoardBusyError
-from harness.device.remote.address import AddressError
-from harness.device.stand_in import StandInError
-from harness.known import KnownError
-from harness.lambada.documents import DataError
-from harness.lambada.results import ResultsError
-from harness.lambada.statistics import NotFiniteError
-from harness.rates import RatesError
-from harness.targets.scorers import ScorerError
-from harness.training.recipe import RecipeError
-from harness.tuned import TunedError
-from reference.shape import CheckpointError
-from reference.training.documents import DocumentError
-from reference.training.trainer import DivergedError
-from reports.history import HistoryError
-from runtime.faults import RuntimeFault
-from tokenizer.world import TokenizerError
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subcommand:
+    """Where a subcommand is.
+
+    Attributes:
+        at: ``module:name`` of a function, or of a typer application with subcommands of its own.
+        kind: ``module:name`` of the class that reads its arguments and decides its exit codes.
+        no_args_is_help: whether it tells how it is used where it has no arguments.
+    """
+
+    at: str
+    kind: str = "typer.core:TyperCommand"
+    no_args_is_help: bool = False
+
+    def load(self, name: str) -> Any:
+        """Import it, and make a command of it."""
+        found = _named(self.at)
+        if isinstance(found, typer.Typer):
+            group = get_group(found)
+            group.name = name
+            return group
+        kind: type[TyperCommand] = _named(self.kind)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(name, cls=kind, no_args_is_help=self.no_args_is_help)(found)
+        return get_command(alone)
+
+
+_GATE = "harness.commands.gate:GateCommand"
+SUBCOMMANDS = {
+    "toolchain": Subcommand(at="harness.commands.toolchain:app"),
+    "history": Subcommand(at="harness.commands.history:app"),
+    "known": Subcommand(at="harness.commands.known:app"),
+    "convert": Subcommand(at="harness.commands.checkpoint:convert", no_args_is_help=True),
+    "inspect": Subcommand(at="harness.commands.checkpoint:inspect", no_args_is_help=True),
+    "lambada": Subcommand(at="harness.commands.lambada:lambada"),
+    "doctor": Subcommand(at="harness.commands.doctor:doctor"),
+    "first-board": Subcommand(at="harness.commands.first_board:first_board"),
+    "profile": Subcommand(at="harness.commands.profile:profile", no_args_is_help=True),
+    "gate": Subcommand(at="harness.commands.gate:gate", kind=_GATE),
+    "report": Subcommand(at="harness.commands.report:report", no_args_is_help=True),
+    "nightly": Subcommand(at="harness.commands.nightly:nightly", kind="harness.commands.nightly:NightlyCommand"),
+    "release": Subcommand(at="harness.commands.release:release", kind=_GATE),
+    "bisect": Subcommand(at="harness.commands.bisect:bisect", kind=_GATE),
+    "tune": Subcommand(at="harness.commands.tune:tune", no_args_is_help=True),
+    "train": Subcommand(at="harness.commands.train:train", no_args_is_help=True),
+    "model-card": Subcommand(at="harness.commands.model_card:model_card"),
+    "state-tune": Subcommand(at="harness.commands.train:state_tune", no_args_is_help=True),
+    "bench-compile": Subcommand(at="harness.commands.bench_compile:run_bench_compile"),
+    "soak-compile": Subcommand(at="harness.commands.soak_compile:soak_compile"),
+    "stand-in": Subcommand(at="harness.commands.stand_in:stand_in", no_args_is_help=True),
+}
+"""By name, in the order in which the help lists them."""
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+class _Imported(Mapping[str, Any]):
+    """The commands of the group, each imported when it is asked for and not before."""
+
+    def __getitem__(self, name: str) -> Any:
+        return SUBCOMMANDS[name].load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SUBCOMMANDS)
+
+    def __len__(self) -> int:
+        return len(SUBCOMMANDS)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": _Imported()})
+
 
 app = typer.Typer(
+    cls=_Group,
     help="Conformance and benchmark harness for RWKV-7 on Sophgo BM1684X.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
 )
-app.add_typer(toolchain.app, name="toolchain")
-app.add_typer(history.app, name="history")
-app.add_typer(known.app, name="known")
-app.command(no_args_is_help=True)(checkpoint.convert)
-app.command(no_args_is_help=True)(checkpoint.inspect)
-app.command()(lambada)
-app.command()(doctor)
-app.command("first-board")(first_board)
-app.command(no_args_is_help=True)(profile)
-app.command(cls=GateCommand)(gate)
-app.command(no_args_is_help=True)(report)
-app.command(cls=NightlyCommand)(nightly)
-app.command(cls=GateCommand)(release)
-app.command(cls=GateCommand)(bisect)
-app.command(no_args_is_help=True)(tune)
-app.command(no_args_is_help=True)(train)
-app.command("model-card")(model_card)
-app.command("state-tune", no_args_is_help=True)(state_tune)
-app.command("bench-compile")(run_bench_compile)
-app.command("soak-compile")(soak_compile)
-app.command("stand-in", no_args_is_help=True)(stand_in)
-
-EXPLAINED = (
-    AddressError,
-    BoardBusyError,
-    CaseError,
-    CheckpointError,
-    CompileError,
-    DataError,
-    DeviceMemoryError,
-    DiskFullError,
-    DivergedError,
-    DocumentError,
-    HistoryError,
-    InfraError,
-    InterpreterError,
-    KnownError,
-    LimitError,
-    NoBoardError,
-    NotFiniteError,
-    OptionError,
-    ProfileError,
-    RatesError,
-    RecipeError,
-    ResultsError,
-    RowsError,
-    RuntimeFault,
-    ScorerError,
-    StandInError,
-    StorageError,
-    SweepError,
-    TokenizerError,
-    ToolchainError,
-    TunedError,
-)
-"""Errors whose text says what is wrong and what to do."""
-
-MISTYPED = (CaseError, OptionError, RefusedError)
-"""Those of them that say that the command line asks for what there cannot be."""
 
 
 def main() -> None:
@@ -125,7 +103,11 @@ def main() -> None:
     The exit status is then 1, or 2 where the command line was wrong.
     """
     try:
-        app()
-    except EXPLAINED as error:
+        get_group(app)()
+    except Exception as error:
+        from harness.explained import EXPLAINED, MISTYPED  # noqa: PLC0415 - takes seconds, which only an error may cost
+
+        if not isinstance(error, EXPLAINED):
+            raise
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2 if isinstance(error, MISTYPED) else 1) from error
