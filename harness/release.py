@@ -14,6 +14,7 @@ from harness.gate.text import MOST, report_words
 from harness.launches import answers, launch, set_aside
 from harness.nightly.suites import sigterm_as_ctrl_c
 from harness.one_price import one_price, with_prices
+from harness.paths import cache_folder
 from reports.html_page import write_html
 from reports.lenient import load
 from reports.side_by_side import figure_lines, outcome_lines, price_lines
@@ -105,7 +106,7 @@ def compare_releases(plan: Plan) -> int:
         options = {tool: option_changes(tool, toolchains[OLD], toolchains[NEW]) for tool in TOOLS}
         text = "\n".join(_report(plan, toolchains, report, words, options, prices)) + "\n"
         (plan.folder / REPORT).write_text(text, encoding="utf-8")
-        write_html(load([plan.folder / OLD, plan.folder / NEW]), plan.folder / PAGE)
+        write_html(load([plan.folder / OLD, plan.folder / NEW]), plan.folder / PAGE, cache_folder() / "pages")
         plan.say(words)
         plan.say(f"report: {plan.folder / REPORT}")
         plan.say(f"page:   {plan.folder / PAGE}")

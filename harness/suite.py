@@ -24,6 +24,7 @@ from harness.gate.finding import Key
 from harness.known import cases_that_ship, load_known
 from harness.manifest import manifest, now
 from harness.ops.case import shipped_ops
+from harness.paths import cache_folder
 from harness.plugin import chosen_options
 from harness.record_of import key_of_item, record_of
 from harness.records import FolderBusyError, FolderLock, RunWriter, drop_cut_line
@@ -339,7 +340,7 @@ class SuitePlugin:
                     self._writer.end(int(exitstatus), self.run.place.readings(), unmatched)
                 loaded = load([self._writer.path])
                 write_csv(loaded, folder / "records.csv")
-                write_html(loaded, folder / "index.html")
+                write_html(loaded, folder / "index.html", cache_folder() / "pages")
             except OSError as error:
                 self._say(f"{folder}: {error.strerror}; with room there, --resume writes what is missing")
                 session.exitstatus = exitstatus or CANNOT_WRITE

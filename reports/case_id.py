@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ID = re.compile(r"(decode|prefill|prefill_all)(?:_(\d{1,9}))?-(\w+)-(\w+)((?:\+\w+)*)", re.ASCII)
 
@@ -25,6 +26,7 @@ class CaseParts:
     options: str = ""
 
 
+@lru_cache(50_000)
 def case_parts(case: str) -> CaseParts:
     """Take an id apart; one of another form is a graph's name and nothing else."""
     found = _ID.fullmatch(case)

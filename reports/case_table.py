@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from reports.case_id import CaseParts, case_parts
@@ -126,16 +127,21 @@ def _measured_token_ms(parts: CaseParts, records: Sequence[Record]) -> float | N
     """On a board alone: the simulator's times have other names."""
     if (prefill := _worst(records, "prefill_ms", max)) is not None and parts.chunk:
         return prefill / parts.chunk
-    depths = {int(found[1]) for record in records for name in record.metrics if (found := _DECODE_AT.fullmatch(name))}
+    depths = {depth for record in records for name in record.metrics if (depth := _decode_depth(name)) is not None}
     return _worst(records, f"decode_ms_at_{min(depths)}", max) if depths else None
+
+
+@lru_cache(10_000)
+def _decode_depth(name: str) -> int | None:
+    found = _DECODE_AT.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def _worst(records: Iterable[Record], name: str, worse: Callable[[Iterable[float]], float]) -> float | None:
     values = [record.metrics[name] for record in records if name in record.metrics]
     if not values:
         return None
-    numbers = [value for value in values if value is not None]
-    return worse(numbers) if len(numbers) == len(values) else math.nan
+    return math.nan if None in values else worse(value for value in values if value is not None)
 
 
 def _megabytes(*of_bytes: float | None) -> float | None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
-from functools import cache
-from importlib.resources import files
+import sys
+from array import array
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
-import vl_convert
 from markupsafe import Markup
 
 from reports.case_table import FIGURES, case_rows, reproduce
 from reports.csv_file import figures
+from reports.libraries import libraries
 from reports.metric import unit_of
 from reports.schema import Outcome
 from reports.verdict import verdict_of, verdict_of_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from reports.case_table import CaseRow
     from reports.lenient import Loaded, LoadedRun
@@ -33,8 +33,12 @@ _MESSAGES_CHARACTERS = 4_000_000
 _SHORTEST_MESSAGE, _LONGEST_MESSAGE = 200, 8000
 
 
-def write_html(loaded: Loaded, path: Path) -> None:
-    """Write the verdict, the grid, plots to choose by, a table to search, and where it all comes from."""
+def write_html(loaded: Loaded, path: Path, cache: Path | None = None) -> None:
+    """Write the verdict, the grid, plots to choose by, a table to search, and where it all comes from.
+
+    *cache* is a folder in which the plots' library is kept from one page to the next; putting it together takes two
+    seconds.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -50,7 +54,7 @@ def write_html(loaded: Loaded, path: Path) -> None:
         data=Markup(page_data(loaded, rows)),  # noqa: S704 - escaped there
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704 - ours
-        libraries=Markup(_libraries()),  # noqa: S704 - checked there
+        libraries=Markup(libraries(cache)),  # noqa: S704 - checked there
     )
     path.write_text(page, encoding="utf-8")
 
@@ -58,8 +62,8 @@ def write_html(loaded: Loaded, path: Path) -> None:
 def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
     """What the page's script works with, as JSON that can stand in a script element.
 
-    Names, messages and lists of metrics and of positions are numbered, and floats have six digits, those of curves
-    three: the CSV and the records have all of them.
+    Names, messages and lists of metrics and of positions are numbered, and floats have six digits: the CSV and the
+    records have all of them.
     """
     texts, metrics, shapes, positions = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     # A page where thousands of checks fail shows less of each message.
@@ -81,9 +85,9 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
             record.expected,
             shape,
             [_short(value) for _, _, value in found],
-            # Most curves are over the same positions; null is not finite.
+            # Most curves are over the same positions.
             positions.of(tuple(record.kl_by_position)),
-            [_of_plot(kl) for kl in record.kl_by_position.values()],
+            _of_plot(record.kl_by_position.values()),
         ]
 
     cases = []
@@ -153,30 +157,20 @@ def _short(value: float | bool | None) -> Any:  # noqa: FBT001 - False stands fo
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _of_plot(kl_nats: float | None) -> float | None:
-    """Three digits are more than a plot over orders of magnitude shows."""
-    return None if kl_nats is None else float(f"{kl_nats:.3g}")
+def _of_plot(kl_nats: Iterable[float | None]) -> str:
+    """A curve as base64 of float32, little end first, NaN for what is not finite: the page reads that of an open case.
+
+    As numbers, the curves of thousands of cases would be most of what a browser parses before it shows anything.
+    """
+    values = array("f", [math.nan if kl is None else kl for kl in kl_nats])
+    if sys.byteorder == "big":
+        values.byteswap()
+    return b64encode(values.tobytes()).decode()
 
 
 def _in_script(text: str) -> str:
     # Inside a script element only "<" could end it early.
     return text.replace("<", "\\u003c")
-
-
-@cache
-def _libraries() -> str:
-    """Vega for the plots and DataTables for the table, as script elements."""
-    vega = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    tables = files("itables").joinpath("html/dt_bundle.js").read_text(encoding="utf-8")
-    name = re.search(r"[{,](\w+) as default[,}]", tables)
-    if name is None:
-        raise RuntimeError("itables: the bundle should export DataTables as 'default'; is it the pinned version?")
-    # In strings, the only place of it here, both are the same; in a script element, the first opens a comment.
-    tables = tables.replace("<!--", "\\x3c!--")
-    scripts = [vega, f"{tables}\nwindow.DataTable = {name[1]};"]
-    if any(ending in script.lower() for script in scripts for ending in ("</script", "<!--")):
-        raise RuntimeError("a library's text would end its script element; are these the pinned versions?")
-    return "\n".join(f'<script type="module">{script}</script>' for script in scripts)
 
 
 def _environment(run: LoadedRun) -> list[tuple[str, list[tuple[str, str]]]]:

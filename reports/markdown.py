@@ -82,15 +82,13 @@ def _table(rows: Sequence[CaseRow], loaded: Loaded) -> Iterator[str]:
     yield ""
     yield _line(["case", "checks", "failed", *headings])
     yield f"|---|{(len(figures) + 2) * '---:|'}"
-    lines = []
-    for row in graphs:
+    for row in graphs[:MOST]:
         numbers = [figure_words(row.figures.get(one.name), one.unit) for one in figures]
         failed = str(row.outcomes.get(Outcome.FAILED, 0))
-        lines.append(_line([_name(row, loaded), str(len(row.records)), failed, *numbers]))
-    yield from lines[:MOST]
-    if len(lines) > MOST:
+        yield _line([_name(row, loaded), str(len(row.records)), failed, *numbers])
+    if len(graphs) > MOST:
         yield ""
-        yield f"… and {len(lines) - MOST:,} more cases."
+        yield f"… and {len(graphs) - MOST:,} more cases."
     yield ""
     yield "*Predicted* is the compiler's cycle profile, *measured* is a board. Neither is the simulator's wall time."
 

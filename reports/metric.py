@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 
 
 class Kind(Enum):
@@ -31,14 +32,17 @@ _UNITS = {
     "_c": "°C",
     "_tokens": "tokens",
 }
+_NAMES = 10_000  # each figure of a report asks, and there are few names
 _COUNTS = {"positions", "near_ties", "questions", "exact_matches"}
 
 
+@lru_cache(_NAMES)
 def measured_kind(name: str) -> Kind:
     """The kind of a figure among a record's ``metrics``: those of the simulator's process say so in their names."""
     return Kind.SIMULATOR_WALL if name.startswith("simulator_") else Kind.MEASURED
 
 
+@lru_cache(_NAMES)
 def unit_of(name: str) -> str:
     """The unit that the name ends with; empty for a figure without unit."""
     if name in _COUNTS:

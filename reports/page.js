@@ -1,6 +1,6 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
-const GRID_ROWS = 60, GRID_COLUMNS = 40, POINTS = 1000, LISTED = 50, NOT_FINITE = "not finite";
+const GRID_ROWS = 60, GRID_COLUMNS = 40, POINTS = 600, LISTED = 50, NOT_FINITE = "not finite";
 const DISTANCES = ["nats", ""]; // units of what spans orders of magnitude
 const SIGNS = { passed: "✓", failed: "✗", infra: "?", "expected-failure": "≈", skipped: "–" };
 const GRAPHS = ["decode", "prefill", "prefill_all"];
@@ -31,11 +31,12 @@ const cases = D.cases.map(([run, id, graph, chunk, quantization, variant, outcom
   name: id || "(no graph)",
   figures: Object.fromEntries(D.figures.map((figure, i) => [figure.name, values[i]])),
   records: records.map(([check, outcome, stage, message, bmodel, expected, shape, values, positions, kl]) => ({
-    check: D.texts[check], outcome, stage, message: D.texts[message], bmodel: D.texts[bmodel], expected, shape, values, positions, kl,
+    check: D.texts[check], outcome, stage, message: D.texts[message], bmodel: D.texts[bmodel], expected, shape, values, positions, curve: kl,
   })),
 }));
 for (const one of cases) {
   one.key = `${D.runs[one.run].id}/${one.id}`;
+  one.column = one.chunk === null || one.graph === "decode" ? one.graph : `${one.graph} ${one.chunk}`;
   one.link = "#" + encodeURIComponent(one.key);
   one.text = [one.key, D.runs[one.run].checkpoint, one.outcome, ...one.records.map(r => `${r.check} ${r.message}`)].join("\n").toLowerCase();
 }
@@ -99,7 +100,7 @@ function rowName(one) {
   return [parts.join(" · "), [one.quantization, variants > 1 ? one.variant : ""].filter(Boolean).join(" ")];
 }
 const variants = new Set(cases.filter(c => c.id).map(c => c.variant)).size;
-const columnName = one => one.chunk === null || one.graph === "decode" ? one.graph : `${one.graph} ${one.chunk}`;
+for (const one of cases) one.row = JSON.stringify(rowName(one));
 const columnRank = one => [(GRAPHS.indexOf(one.graph) + 4) % 4, one.chunk ?? 0, one.graph];
 function compared(a, b) {
   for (let i = 0; i < a.length; i++) { if (a[i] < b[i]) return -1; if (a[i] > b[i]) return 1; }
@@ -109,9 +110,9 @@ function compared(a, b) {
 function paintGrid() {
   const graphs = visible.filter(one => one.id), columns = new Map(), rows = new Map();
   for (const one of graphs) {
-    const column = columnName(one), [place, precision] = rowName(one), row = JSON.stringify([place, precision]);
+    const { column, row } = one;
     if (!columns.has(column)) columns.set(column, columnRank(one));
-    if (!rows.has(row)) rows.set(row, { place, precision, cells: new Map() });
+    if (!rows.has(row)) { const [place, precision] = rowName(one); rows.set(row, { place, precision, cells: new Map() }); }
     const cells = rows.get(row).cells;
     if (!cells.has(column)) cells.set(column, one);
   }
@@ -216,14 +217,16 @@ legend("legend-against", [["●", "decode"], ["▲", "prefill"], ["■", "prefil
 legend("legend-parity", [["▶", "worst position"], ["●", "mean"]]);
 const embedded = new Map();
 async function plot(id, spec, values, empty, options = {}) {
-  const holder = byId(id);
-  embedded.get(id)?.finalize();
+  const holder = byId(id), key = JSON.stringify(spec), before = embedded.get(id);
+  // Other points in the same plot take a third of the time of a new plot.
+  if (values.length && before?.key === key && holder.contains(before.view.container())) { await before.view.data("points", values).resize().runAsync(); return; }
+  before?.finalize();
   embedded.delete(id);
   holder.classList.toggle("empty", !values.length);
   if (!values.length) { holder.replaceChildren(empty); return; }
-  const made = await vegaEmbed(holder, { width: "container", autosize: { type: "fit", contains: "padding" }, data: { values }, config, ...spec },
+  const made = await vegaEmbed(holder, { width: "container", autosize: { type: "fit", contains: "padding" }, data: { name: "points", values }, config, ...spec },
     { actions: false, renderer: "svg", ...options });
-  embedded.set(id, made);
+  embedded.set(id, { key, view: made.view, finalize: made.finalize });
   made.view.addEventListener("click", (_, item) => { if (item?.datum?.at !== undefined) location.hash = cases[item.datum.at].link; });
 }
 // As few points as a person can tell apart, and said so: a plot of thousands takes long to draw.
@@ -245,7 +248,9 @@ function against(speed, kind) {
     shape: { field: "graph", type: "nominal", legend: null, scale: { domain: GRAPHS, range: ["circle", "triangle-up", "square"] } },
     tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, points];
 }
+// The page answers between two plots, and draws no more of them where the filter has changed since.
 async function drawPlots() {
+  const asked = waiting, answered = () => new Promise(done => setTimeout(() => done(asked === waiting)));
   const [predicted, measured] = [against("predicted_token_ms", "predicted"), against("measured_token_ms", "measured")];
   const parity = visible.flatMap(one => one.records.flatMap(record => ["worst", "mean"].map(which => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, check: record.check, which, x: metric(record, `kl_${which}_nats`) }))))
@@ -254,7 +259,9 @@ async function drawPlots() {
   byId("plot-note").textContent = sets.some((set, at) => set.length > shown[at].length) ?
     `Plots show at most ${whole.format(POINTS)} points, evenly taken from what the filter leaves; a narrower filter shows all of its own.` : "";
   await plot("plot-predicted", predicted[0], shown[0], "No case has both a predicted time and a distance.");
+  if (!await answered()) return;
   await plot("plot-measured", measured[0], shown[1], "Nothing here was measured on a board. The simulator's own time is no measure of the chip.");
+  if (!await answered()) return;
   await plot("plot-parity", { height: 56 + 34 * distinct(parity.map(point => point.check)).length, mark: { type: "point", filled: true, size: 60, opacity: .6, cursor: "pointer" }, encoding: {
     x: { field: "x", type: "quantitative", scale: { type: "log", nice: true }, title: "KL divergence, nats", axis: { format: "~e" } },
     y: { field: "check", type: "nominal", title: null, axis: { labelLimit: innerWidth < 640 ? 110 : 220 } }, color: colour,
@@ -273,9 +280,14 @@ byId("distance").addEventListener("change", plotSoon);
 // ---- KL divergence by position, of the case that is open
 const CURVES = ["#3b82c4", "#d98e04", "#c2498d", "#2a9d8f", "#8a6fd1", "#7f7f7f"];
 const KL_FLOOR = 1e-12; // what is closer is equal but for the rounding of float64, and a log scale has no zero
+// Float32 as base64; null is not finite.
+function decoded(curve) {
+  const numbers = new Float32Array(Uint8Array.from(atob(curve), byte => byte.charCodeAt(0)).buffer);
+  return Array.from(numbers, value => Number.isFinite(value) ? value : null);
+}
 function curvesOf(one) {
-  return one.records.filter(record => record.kl.length).map((record, curve) => ({
-    curve, check: record.check, colour: CURVES[curve % CURVES.length], positions: D.positions[record.positions], kl: record.kl }));
+  return one.records.filter(record => record.curve).map((record, curve) => ({
+    curve, check: record.check, colour: CURVES[curve % CURVES.length], positions: D.positions[record.positions], kl: decoded(record.curve) }));
 }
 function curveBlock(one) {
   const curves = curvesOf(one);

@@ -7,6 +7,7 @@ import pytest
 
 from reports.html_page import write_html
 from reports.lenient import load
+from reports.libraries import libraries
 from reports.schema import Expected, Outcome
 from tests.gate_runs import DECODE, PREFILL, MadeRun, a_record
 from tests.report_runs import many_cases, open_browser, release_run
@@ -311,6 +312,20 @@ def test_hostile_text(browser, tmp_path):
         assert page.evaluate("window.hurt") is None
         assert page.locator("img").count() == 0
         assert page.locator('a[href^="javascript"]').count() == 0
+
+
+def test_the_library_is_made_once(tmp_path):
+    """Pages are the same with what was kept; what was damaged is made again."""
+    path = write_page(tmp_path, MadeRun((a_record(),)))
+    page, cache = path.read_text(), tmp_path / "cache"
+    for damage in ("", "cut", "spoilt"):
+        for kept in cache.glob("*"):
+            text = kept.read_text()
+            kept.write_text({"": text, "cut": text[:-100], "spoilt": text.replace("e", "é", 1)}[damage])
+        libraries.cache_clear()
+        write_html(load([tmp_path / "runs"]), path, cache)
+        assert path.read_text() == page
+        assert [kept.suffix for kept in cache.iterdir()] == [".js"]
 
 
 def test_size_of_a_release(tmp_path):

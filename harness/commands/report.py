@@ -92,9 +92,10 @@ def _write(loaded: Loaded, form: Format, path: Path) -> None:
 
             write_csv(loaded, path)
         case Format.HTML:
+            from harness.paths import cache_folder
             from reports.html_page import write_html
 
-            write_html(loaded, path)
+            write_html(loaded, path, cache_folder() / "pages")
         case Format.JUNIT:
             from reports.junit import write_junit
 
