@@ -10,6 +10,7 @@ import pytest
 from compile.batch import compile_all, needed_bytes
 from compile.compiler import CompileError
 from compile.identity import hash_arrays
+from compile.stages import Stage
 from compile.streamed import Streamed, float32_bytes
 from harness.checkpoints import DEFAULT, open_model
 from harness.sizes import BY_BLOCK, SIZES
@@ -65,8 +66,10 @@ def test_within_memory(jobs, tmp_path, monkeypatch):
 def test_one_fails(jobs, tmp_path, monkeypatch, workers):
     """The failure is raised as it is, with its stage, and no worker is left."""
     monkeypatch.setenv("FAKE", "model_deploy.py:exit")
-    with pytest.raises(CompileError, match="exited with status 3"):
+    with pytest.raises(CompileError, match="exited with status 3") as caught:
         compile_all(jobs, tmp_path / "cache", workers=workers)
+    assert caught.value.stage is Stage.LOWER
+    assert "the words of model_deploy" in str(caught.value)
     for child in multiprocessing.active_children():
         child.join(30)
     assert not multiprocessing.active_children()
