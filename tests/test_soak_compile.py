@@ -1,16 +1,16 @@
 """The soak of sizes and precisions: one block counts for all, rows outlive a run, the page says what is predicted."""
 
+import sys
 from dataclasses import dataclass
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from compile.compiler import Bmodel, Compiled, CompileError, Stage, StageCost
 from compile.device_memory import DeviceMemory
 from harness import soak as module
 from harness.cases import parse_case
-from harness.cli import app
+from harness.cli import main
 from harness.sizes import BY_BLOCK
 from harness.soak import BOARD_BYTES, SYSTEM_BYTES, Road, Row, fits_whole, keep, read_rows, soak
 from harness.soak_report import to_markdown
@@ -159,8 +159,11 @@ def test_page():
         (["--one-block", "--whole"], "part by part"),
     ],
 )
-def test_mistyped(arguments, words):
+def test_mistyped(monkeypatch, capsys, arguments, words):
     """What there is not is named before anything is compiled."""
-    result = CliRunner().invoke(app, ["soak-compile", *arguments], env={"COLUMNS": "200"})
-    assert result.exit_code == 2
-    assert words in result.output
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["rwkv-tpu", "soak-compile", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
