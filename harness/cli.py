@@ -48,6 +48,7 @@ SUBCOMMANDS = {
     "inspect": Subcommand(at="harness.commands.checkpoint:inspect", no_args_is_help=True),
     "lambada": Subcommand(at="harness.commands.lambada:lambada"),
     "doctor": Subcommand(at="harness.commands.doctor:doctor"),
+    "finding": Subcommand(at="harness.commands.finding:finding", no_args_is_help=True),
     "first-board": Subcommand(at="harness.commands.first_board:first_board"),
     "profile": Subcommand(at="harness.commands.profile:profile", no_args_is_help=True),
     "gate": Subcommand(at="harness.commands.gate:gate", kind=_GATE),
@@ -60,7 +61,6 @@ SUBCOMMANDS = {
     "model-card": Subcommand(at="harness.commands.model_card:model_card"),
     "state-tune": Subcommand(at="harness.commands.train:state_tune", no_args_is_help=True),
     "bench-compile": Subcommand(at="harness.commands.bench_compile:run_bench_compile"),
-    "join": Subcommand(at="harness.commands.join:join", no_args_is_help=True),
     "soak-compile": Subcommand(at="harness.commands.soak_compile:soak_compile"),
     "stand-in": Subcommand(at="harness.commands.stand_in:stand_in", no_args_is_help=True),
 }

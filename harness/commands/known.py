@@ -15,6 +15,7 @@ from rich.table import Table
 from compile.release import DEFAULT_RELEASE
 from harness.known import KNOWN, NONE, Entry, KnownError, cases_that_ship, parse_known, read_known, shipped_file
 from harness.known_update import Why, updated
+from harness.ops.case import shipped_ops
 from reports.schema import RecordsError, RunFile, read
 
 app = typer.Typer(help="Failures that are expected, by TPU-MLIR release.", no_args_is_help=True)
@@ -129,7 +130,7 @@ def _list_of(asked: str | None, version: str) -> Path:
 
 def _must_ship(added: tuple[Entry, ...], path: Path) -> None:
     """Keep cases of other grids out of a list that ships: every run of a grid that ships would call them stale."""
-    ship = [case.id for case in cases_that_ship()]
+    ship = [*(case.id for case in cases_that_ship()), *(op.id for op in shipped_ops())]
     for entry in added:
         if entry.cases and not any(fnmatchcase(case, entry.cases) for case in ship):
             raise KnownError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from contextlib import suppress
@@ -64,11 +65,10 @@ class Press:
     Each operation is one graph, one compile and one bmodel, so that no fault hides another.
     """
 
-    def __init__(self, toolchain: Toolchain, libraries: Libraries, *, flags: Sequence[str] = ()) -> None:
-        """*libraries* are the device's; *flags* go to every ``model_deploy``."""
+    def __init__(self, toolchain: Toolchain, libraries: Libraries) -> None:
+        """*libraries* are the device's."""
         self._toolchain = toolchain
         self._libraries = libraries
-        self._flags = list(flags)
         self._scratch = tempfile.TemporaryDirectory(prefix="rwkv-tpu-ops-")
         self._folder = Path(self._scratch.name)
         self._server: ToolServer | None = None
@@ -100,24 +100,40 @@ class Press:
         """Compile and compute a case at all arrows, or recall it."""
         if case.id not in self._done:
             inputs = list(case.of_block.data(case.shape)[0].values())
-            folder = self._folder / case.id
-            folder.mkdir()
-            np.savez(folder / "inputs.npz", *inputs)
-            onnx.save(model_of(case), str(folder / "model.onnx"))
-            self._done[case.id] = Outcome(self._results(case, folder, inputs), folder)
+            self._done[case.id] = self.press(case.id, model_of(case), inputs, case.precision.value)
         return self._done[case.id]
 
-    def _results(self, case: OpCase, folder: Path, inputs: list[np.ndarray]) -> dict[str, Result]:
-        transform = ["--model_name", _net(case), "--model_def", "model.onnx", "--mlir", "top.mlir"]
+    def press(
+        self,
+        name: str,
+        model: onnx.ModelProto,
+        inputs: Sequence[np.ndarray],
+        quantize: str,
+        flags: Sequence[str] = (),
+    ) -> Outcome:
+        """Compile and compute any graph at all arrows.
+
+        Args:
+            name: one not used before; of the net, too.
+            model: the graph.
+            inputs: in its order.
+            quantize: the argument of ``model_deploy``.
+            flags: more of its arguments.
+        """
+        folder = self._folder / name
+        folder.mkdir()
+        np.savez(folder / "inputs.npz", *inputs)
+        onnx.save(model, str(folder / "model.onnx"))
+        net = re.sub(r"\W", "_", name)
+        transform = ["--model_name", net, "--model_def", "model.onnx", "--mlir", "top.mlir"]
         top = self._computed(folder, Stage.TRANSFORM, transform, "top.mlir")
         if not (folder / "top.mlir").is_file():
-            return dict.fromkeys(ARROWS, top)
-        deploy = ["--mlir", "top.mlir", "--chip", "bm1684x", "--quantize", case.precision.value]
-        deploy += ["--model", "op.bmodel", *self._flags]
-        dialect = f"{_net(case)}_bm1684x_{case.precision.value.lower()}_tpu.mlir"
+            return Outcome(dict.fromkeys(ARROWS, top), folder)
+        deploy = ["--mlir", "top.mlir", "--chip", "bm1684x", "--quantize", quantize, "--model", "op.bmodel", *flags]
+        dialect = f"{net}_bm1684x_{quantize.lower()}_tpu.mlir"
         tpu = self._computed(folder, Stage.LOWER, [*deploy, "--not_gen_bmodel"], dialect)
         run = self._run(folder, deploy, inputs) if (folder / dialect).is_file() else tpu
-        return {"top": top, "tpu": tpu, "cmodel": run}
+        return Outcome({"top": top, "tpu": tpu, "cmodel": run}, folder)
 
     def _computed(self, folder: Path, stage: Stage, arguments: list[str], mlir: str) -> Result:
         """Make an MLIR file with a tool, and have the interpreter compute it."""
@@ -129,7 +145,7 @@ class Press:
             return error
         return _outputs(folder / f"{mlir}.npz")
 
-    def _run(self, folder: Path, deploy: list[str], inputs: list[np.ndarray]) -> Result:
+    def _run(self, folder: Path, deploy: list[str], inputs: Sequence[np.ndarray]) -> Result:
         try:
             self._tool(folder, Stage.CODEGEN, "model_deploy", deploy, "op.bmodel")
         except ArrowError as error:
@@ -176,11 +192,6 @@ def model_of(case: OpCase, name: str | None = None) -> onnx.ModelProto:
     graph = Graph(inputs, **({"opset": block.opsets[case.idiom]} if case.idiom in block.opsets else {}))
     outputs = block.idioms[case.idiom](graph, {key: key for key in inputs}, weights, case.shape)
     return graph.model(dict(zip(outputs, shapes, strict=True)), name or case.id)
-
-
-def _net(case: OpCase) -> str:
-    """The net's name: an engine holds no two of the same."""
-    return case.id.replace("-", "_")
 
 
 def _outputs(path: Path) -> list[np.ndarray]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from harness.ops.press import Press, Result
 
 
+_NEARER = 2  # times nearer to one than to the other, by NMSE; half of the weights in codes tell nothing
+
+
 def judge(check: Check, press: Press, case: OpCase, arrow: str) -> None:
     """Judge what a case gives at an arrow: ``top``, ``tpu`` or ``cmodel``.
 
@@ -54,12 +57,12 @@ def _broken(case: OpCase, right: Expected, got: Result, arrow: str) -> list[str]
     except ValueError as error:
         return [str(error)]
     top = arrow == "top"
-    precision = OpPrecision.F32 if top else case.precision
-    limits = load_op_limits()[precision]
-    breaches = limits.breaches(found, right.emulated32 if top else right.emulated)
-    if breaches and not top and case.precision.weight_bits and distance(right.plain, got).nmse <= limits.nmse:
-        return ["the weights are not in codes: right with the weights as they are, " + breaches[0]]
-    return breaches
+    if not top and case.precision.weight_bits and distance(right.plain, got).nmse < found.nmse / _NEARER:
+        return [
+            f"the weights are not in codes: nearer to the weights as they are than to their codes, {found.nmse:.2e}"
+        ]
+    limits = load_op_limits()[OpPrecision.F32 if top else case.precision]
+    return limits.breaches(found, right.emulated32 if top else right.emulated)
 
 
 def _distance(right: Expected, got: list[np.ndarray], arrow: str) -> Distance:

@@ -1,0 +1,1 @@
+"""Faults of TPU-MLIR, each with the smallest graph that shows it."""
