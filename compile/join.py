@@ -18,6 +18,7 @@ from compile.compiler import (
     keeping_failures,
     load_bmodel,
 )
+from compile.disk import check_room
 from compile.process import run
 from compile.profile import Profile
 from compile.stages import Stage, hash_file
@@ -53,6 +54,7 @@ def joined(
 
     Raises:
         CompileError: ``model_tool`` failed, at the stage CODEGEN.
+        DiskFullError: there is no room for it.
         ValueError: there are none, or two nets have the same name.
     """
     names = [job.spec.name for job in jobs]
@@ -64,6 +66,7 @@ def joined(
 
     def make(work: Path) -> Bmodel:
         bmodels = compiled(jobs)
+        check_room(work, sum(bmodel.path.stat().st_size for bmodel in bmodels), f"joining {what}")
         path = work / "model.bmodel"
         command = [*toolchain.command("model_tool"), "--combine", *(str(bmodel.path) for bmodel in bmodels)]
         command += ["-o", path.name]
