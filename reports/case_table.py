@@ -27,6 +27,7 @@ class Figure:
     Attributes:
         group: what kind of figure it is, so that what is predicted never stands unmarked beside what was measured.
         better: whether ``lower`` or ``higher`` is.
+        always: whether it has a column even where no case has the figure.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Figure:
     group: str
     unit: str
     better: str = "lower"
+    always: bool = True
 
 
 ACCURACY, PREDICTED, MEASURED = "accuracy", "predicted", "measured"
@@ -43,12 +45,16 @@ FIGURES = (
     Figure(name="total_kl", label="KL in all", group=ACCURACY, unit="nats"),
     Figure(name="top1", label="top-1", group=ACCURACY, unit="share", better="higher"),
     Figure(name="state_nmse", label="state NMSE", group=ACCURACY, unit=""),
+    Figure(name="lambada_perplexity", label="LAMBADA perplexity", group=ACCURACY, unit="", always=False),
+    Figure(
+        name="lambada_accuracy", label="LAMBADA accuracy", group=ACCURACY, unit="share", better="higher", always=False
+    ),
     Figure(name="predicted_ms", label="call", group=PREDICTED, unit="ms"),
     Figure(name="predicted_token_ms", label="token", group=PREDICTED, unit="ms"),
     Figure(name="ddr_mb", label="DDR", group=PREDICTED, unit="MB"),
-    Figure(name="measured_token_ms", label="token", group=MEASURED, unit="ms"),
-    Figure(name="ttft_ms", label="first token", group=MEASURED, unit="ms"),
-    Figure(name="device_memory_mb", label="memory", group=MEASURED, unit="MB"),
+    Figure(name="measured_token_ms", label="token", group=MEASURED, unit="ms", always=False),
+    Figure(name="ttft_ms", label="first token", group=MEASURED, unit="ms", always=False),
+    Figure(name="device_memory_mb", label="memory", group=MEASURED, unit="MB", always=False),
 )
 
 _DECODE_AT = re.compile(r"decode_ms_at_(\d+)")
@@ -87,6 +93,11 @@ def case_rows(loaded: Loaded) -> list[CaseRow]:
     return rows
 
 
+def shown_figures(rows: Sequence[CaseRow]) -> list[Figure]:
+    """The columns that a table of these cases has."""
+    return [figure for figure in FIGURES if figure.always or any(figure.name in row.figures for row in rows)]
+
+
 def _row(run: int, case: str, records: Sequence[Record]) -> CaseRow:
     parts = case_parts(case)
     outcomes = Counter(record.outcome for record in records)
@@ -111,6 +122,8 @@ def _figures(parts: CaseParts, records: Sequence[Record]) -> dict[str, float]:
         "total_kl": total_kl if total_kl is not None else _worst(records, "kl_mean_nats", max),
         "top1": _worst(records, "top1_share", min),
         "state_nmse": _worst(records, "state_nmse", max),
+        "lambada_perplexity": _worst(records, "lambada_perplexity", max),
+        "lambada_accuracy": _worst(records, "lambada_accuracy", min),
         "predicted_ms": call_ms,
         "predicted_token_ms": predicted["predicted_ms"] / parts.chunk
         if "predicted_ms" in predicted and parts.chunk

@@ -59,7 +59,7 @@ CREATE TABLE figure (
 ) STRICT, WITHOUT ROWID;
 """
 
-_HIGHER_IS_BETTER = ("top1_share", "exact_matches", "tokens_per_s", "tpu_clock_lowest_mhz")
+_HIGHER_IS_BETTER = ("top1_share", "lambada_accuracy", "exact_matches", "tokens_per_s", "tpu_clock_lowest_mhz")
 
 
 class HistoryError(RuntimeError):

@@ -56,8 +56,13 @@ class Curve:
     title: str
 
 
-def write_history(runs: Sequence[IndexedRun], path: Path, notes: Mapping[str, str] | None = None) -> None:
-    """Write the page of *runs*, which are in order; *notes* is something to say of a run, by its id."""
+def write_history(
+    runs: Sequence[IndexedRun], path: Path, notes: Mapping[str, str] | None = None, latest: str = ""
+) -> None:
+    """Write the page of *runs*, which are in order.
+
+    *notes* is something to say of a run, by its id, and *latest* what is said first.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -66,7 +71,8 @@ def write_history(runs: Sequence[IndexedRun], path: Path, notes: Mapping[str, st
     sections = [_section(line, path.resolve().parent) for line in lines_of(runs)]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(template.render(sections=sections, notes=notes or {}, count=len(runs)), encoding="utf-8")
+        page = template.render(sections=sections, notes=notes or {}, count=len(runs), latest=latest)
+        temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)  # a reader never sees half a page
     finally:
         temporary.unlink(missing_ok=True)

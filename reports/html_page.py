@@ -6,6 +6,7 @@ import math
 import sys
 from array import array
 from base64 import b64encode
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from reports.case_table import FIGURES, case_rows, reproduce
+from reports.case_table import case_rows, reproduce, shown_figures
 from reports.csv_file import figures
 from reports.libraries import libraries
 from reports.metric import unit_of
@@ -44,13 +45,14 @@ def write_html(loaded: Loaded, path: Path, cache: Path | None = None) -> None:
     )
     template = environment.from_string((_HERE / "page.html.jinja").read_text(encoding="utf-8"))
     rows = case_rows(loaded)
+    figures_shown = shown_figures(rows)
     page = template.render(
         loaded=loaded,
         verdict=verdict_of(loaded),
         verdicts=[verdict_of_run(run) for run in loaded.runs],
         environments=[_environment(run) for run in loaded.runs],
-        figures=FIGURES,
-        measured=any(figure.group == "measured" and figure.name in row.figures for row in rows for figure in FIGURES),
+        figures=figures_shown,
+        groups=Counter(figure.group for figure in figures_shown),  # of columns that stand side by side
         data=Markup(page_data(loaded, rows)),  # noqa: S704 - escaped there
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704 - ours
@@ -90,7 +92,7 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
             _of_plot(record.kl_by_position.values()),
         ]
 
-    cases = []
+    cases, shown = [], shown_figures(rows)
     for row in rows:
         parts, run = row.parts, loaded.runs[row.run].file.run
         command = texts.of(reproduce(run, row.case, row.records[0].check)) if not row.case else -1
@@ -103,7 +105,7 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
                 parts.quantization,
                 "+".join(filter(None, [parts.variant, parts.options])),
                 row.outcome.value,
-                [_short(row.figures.get(figure.name, False)) for figure in FIGURES],
+                [_short(row.figures.get(figure.name, False)) for figure in shown],
                 [checked(record) for record in row.records],
                 command,
             ]
@@ -111,7 +113,7 @@ def page_data(loaded: Loaded, rows: Sequence[CaseRow]) -> str:
     data = {
         "runs": [_run(run) for run in loaded.runs],
         "cases": cases,
-        "figures": FIGURES,
+        "figures": shown,
         "texts": texts.values,
         "metrics": metrics.values,
         "shapes": shapes.values,

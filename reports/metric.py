@@ -21,6 +21,7 @@ _AT_DEPTH = re.compile(r"_at_\d+$")
 _UNITS = {
     "_nats": "nats",
     "_share": "share",
+    "_accuracy": "share",
     "_tokens_per_s": "tokens/s",
     "_ms": "ms",
     "_seconds": "s",

@@ -156,9 +156,8 @@ function heatOf(graphs, figure) {
 }
 
 // ---- table
-const anyMeasured = D.figures.some(f => f.group === "measured" && cases.some(c => c.figures[f.name] !== null));
 const severity = ["failed", "infra", "expected-failure", "passed", "skipped"];
-const figureColumns = D.figures.filter(f => anyMeasured || f.group !== "measured").map((figure, at, all) => ({
+const figureColumns = D.figures.map((figure, at, all) => ({
   className: "number" + (at && all[at - 1].group !== figure.group ? ` of-${figure.group}` : ""),
   type: "num",
   data: (one, type) => {
@@ -238,18 +237,28 @@ const positive = value => typeof value === "number" && value > 0;
 function tooltip(...fields) {
   return [["case", "case"], ["run", "run"], ...fields].filter(([field]) => field !== "run" || D.runs.length > 1).map(([field, title]) => ({ field, title, ...(field === "case" || field === "run" || field === "check" ? {} : { format: ".4g" }) }));
 }
+// What no case has cannot be chosen.
+const told = D.figures.filter(f => cases.some(c => typeof c.figures[f.name] === "number")).map(f => f.name);
+for (const option of [...byId("distance").options]) if (told.length && !told.includes(option.value)) option.remove();
 function against(speed, kind) {
-  const distance = byId("distance").value, title = byId("distance").selectedOptions[0].textContent;
+  const distance = byId("distance").value, title = byId("distance").selectedOptions[0]?.textContent ?? "distance";
+  const share = D.figures.find(f => f.name === distance)?.unit === "share";
   const points = visible.filter(one => positive(one.figures[speed]) && positive(one.figures[distance])).map(one => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, graph: one.graph, x: one.figures[speed], y: one.figures[distance] }));
   const axis = title => ({ type: "quantitative", scale: { type: "log", nice: true }, title, axis: { format: "~g" } });
+  const y = share ? { type: "quantitative", scale: { zero: false }, title } :
+    { ...axis(title.split(/(?<=,) (?=with)/)), axis: { format: distance.startsWith("lambada") ? "~g" : "~e" } };
   return [{ height: 300, mark: { type: "point", filled: true, size: 80, opacity: .8, cursor: "pointer" }, encoding: {
-    x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...axis(title.split(/(?<=,) (?=with)/)), axis: { format: "~e" } }, color: colour,
+    x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...y }, color: colour,
     shape: { field: "graph", type: "nominal", legend: null, scale: { domain: GRAPHS, range: ["circle", "triangle-up", "square"] } },
     tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, points];
 }
 // The page answers between two plots, and draws no more of them where the filter has changed since.
 async function drawPlots() {
+  const of = byId("distance").value;
+  byId("against-note").textContent = (of === "lambada_accuracy" ? "Left and high is better. " : "Left and low is better. ") +
+    (of.startsWith("lambada") ? "LAMBADA tells what a checkpoint knows, too: compare cases of the same documents only. " :
+      "The distance is from the same checkpoint in float64: it tells what compiling costs, not which checkpoint knows more. ") + "A point opens its case.";
   const asked = waiting, answered = () => new Promise(done => setTimeout(() => done(asked === waiting)));
   const [predicted, measured] = [against("predicted_token_ms", "predicted"), against("measured_token_ms", "measured")];
   const parity = visible.flatMap(one => one.records.flatMap(record => ["worst", "mean"].map(which => ({

@@ -21,7 +21,7 @@ Check = tuple[str, str, str]  # case, suite, check
 
 _WORSE = (Outcome.PASSED, Outcome.EXPECTED_FAILURE, Outcome.SKIPPED, Outcome.FAILED, Outcome.INFRA)
 _MOST = 40  # checks that are listed
-_HIGHER_IS_BETTER = {"top1_share", "exact_matches"}
+_HIGHER_IS_BETTER = {"top1_share", "lambada_accuracy", "exact_matches"}
 _NO_FIGURES = {"positions", "near_ties", "questions", "prompt_tokens"}  # what was asked, not what came of it
 _WRITTEN = {"kl": "KL", "nmse": "NMSE", "ddr": "DDR", "tiu": "TIU", "gdma": "GDMA", "top1": "top-1"}
 _DISTANCE = ("kl_mean_nats", "kl_worst_nats", "total_kl_mean_nats", "top1_share", "exact_matches", "state_nmse")

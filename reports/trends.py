@@ -38,6 +38,8 @@ TRENDS = (
     Trend("kl_mean_nats", "KL mean, nats", "measured"),
     Trend("kl_worst_nats", "KL worst, nats", "measured"),
     Trend("top1_share", "top-1, share", "measured"),
+    Trend("lambada_accuracy", "LAMBADA, share", "measured"),
+    Trend("lambada_perplexity", "LAMBADA, perplexity", "measured"),
     Trend("exact_matches", "exact matches", "measured"),
     Trend("ttft_ms", "first token, ms", "measured", noisy=True),
     Trend("tpot_ms", "next token, ms", "measured", noisy=True),

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/reports.md: ``.venv/bin/python tests/report_screenshots.py docs/images``."""
+"""Makes the pictures of docs/: ``.venv/bin/python tests/report_screenshots.py docs/images``."""
 
 import io
 import sys
@@ -9,11 +9,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from harness.nightly.night import PAGE, spend
 from reports.html_page import write_html
 from reports.lenient import load
 from tests.report_runs import open_browser, release_run
+from tests.test_nightly import plan
 
 SIZES = {"desktop": (1280, 1450), "phone": (390, 1300)}
+NIGHTS = [("desktop", (1280, 900), "light"), ("desktop", (1280, 900), "dark"), ("phone", (390, 900), "dark")]
 CASES = [("desktop", (1000, 760), "dark"), ("phone", (390, 900), "light")]
 
 
@@ -40,6 +43,22 @@ def main(folder):
             page.eval_on_selector("dialog", "dialog => dialog.scrollTo(0, dialog.querySelector('.kinds').offsetTop)")
             take(page, folder / f"report-case-{name}-{theme}.png")
             page.close()
+        path = a_nightly_folder(Path(made) / "nightly")
+        for name, (width, height), theme in NIGHTS:
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+            page.goto(path.as_uri())
+            take(page, folder / f"nightly-{name}-{theme}.png")
+            page.close()
+
+
+def a_nightly_folder(folder):
+    """Six nights on the simulator, of which one has a slower graph: return their page."""
+    for number in range(6):
+        run = {"id": f"2026010{number + 1}T020000Z-cmodel", "started": f"2026-01-0{number + 1}T02:00:00+0000"}
+        slower = 1.04 if number == 3 else 1.0
+        harness = {"version": "0.1.0", "commit": f"{number // 2 * 7 + 1:040x}"}
+        spend(plan(folder, release_run(scale=slower, every_options=("",), harness=harness, **run), allow=["harness"]))
+    return folder / PAGE
 
 
 def take(page, path):

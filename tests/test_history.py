@@ -289,9 +289,10 @@ def test_page(tmp_path, monkeypatch, capsys):
     write_history(runs, tmp_path / "index.html", {"r2": "night <2>"})
     text = (tmp_path / "index.html").read_text()
     page = Links(text)
-    assert page.links == ["r3/records.jsonl", "r2/records.jsonl", "r1/records.jsonl"]
+    assert page.links == ["#r3", "r3/records.jsonl", "r2/records.jsonl", "r1/records.jsonl"]
     assert (page.dots, page.loads) == (1, [])
-    assert text.count(">interrupted<") == 1
+    assert text.count(">interrupted<") == 2
+    assert "1 passed" in text.partition("<table>")[0]
     assert html.escape("<b>x</b>") in text
     assert "<b>x</b>" not in text
     assert "night &lt;2&gt;" in text
@@ -300,7 +301,7 @@ def test_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "h.sqlite").rename(tmp_path / "history.sqlite")
     (tmp_path / "r1" / "records.jsonl").unlink()
     assert history_command(monkeypatch, "page", tmp_path) == 0
-    assert Links((tmp_path / "index.html").read_text()).links == ["r3/records.jsonl", "r2/records.jsonl"]
+    assert Links((tmp_path / "index.html").read_text()).links == ["#r3", "r3/records.jsonl", "r2/records.jsonl"]
     assert "(removed)" in (tmp_path / "index.html").read_text()
     assert history_command(monkeypatch, "show", "--db", tmp_path / "history.sqlite") == 0
     assert "interrupted" in capsys.readouterr().out

@@ -121,6 +121,7 @@ def test_nights_in_a_row(tmp_path, monkeypatch, capsys):
 
     page = (folder / PAGE).read_text()
     assert f"gate 1 against {second.name}" in page
+    assert page.index("Latest night, ") < page.index("<table>")
     with History(folder / HISTORY) as history:
         assert [run.id for run in history.runs()] == ["r1", "r2", "r3", "r4"]
 
@@ -157,6 +158,8 @@ def test_suites_that_do_not_run(tmp_path):
     """No run, no pass."""
     nothing = [sys.executable, "-c", "raise SystemExit(4)"]
     assert spend(replace(plan(tmp_path / "n", a_run(1)), command=lambda _: nothing)) == 3
+    (night,) = nights_of(tmp_path / "n")
+    assert f"Latest night, {night.name}: {night.words}" in (tmp_path / "n" / PAGE).read_text()
 
 
 def test_suites_that_break_at_the_end(tmp_path):

@@ -175,6 +175,28 @@ def test_plots_keep_predicted_and_measured_apart(browser, tmp_path):
         assert "measured" not in headings
 
 
+def test_choosing_by_lambada(browser, tmp_path):
+    """Where a run has it, it can be plotted against speed, as a share or a perplexity, and has columns."""
+    records = tuple(
+        a_record(f"prefill_{n}-F16-chunk", metrics={"lambada_accuracy": 0.3 + n / 100, "lambada_perplexity": 90.0 - n})
+        for n in (16, 32)
+    )
+    with Shown(browser, write_page(tmp_path / "with", MadeRun(records))) as shown:
+        shown.plots()
+        page = shown.page
+        page.select_option("#distance", "lambada_accuracy")
+        page.wait_for_function("document.querySelector('#plot-predicted')?.textContent.includes('share of words')")
+        assert page.locator("#plot-predicted svg .mark-symbol path").count() == 2
+        assert "high is better" in page.inner_text("#against-note")
+        page.select_option("#distance", "lambada_perplexity")
+        page.wait_for_function("document.querySelector('#plot-predicted')?.textContent.includes('perplexity')")
+        assert "LAMBADA accuracy" in page.inner_text("#cases thead")
+        assert "0.4600" in page.inner_text("#cases tbody")
+    with Shown(browser, write_page(tmp_path / "without", MadeRun((a_record(),)))) as shown:
+        assert "LAMBADA" not in shown.page.inner_text("#cases thead")
+        assert "lambada_accuracy" not in shown.page.inner_html("#distance")
+
+
 CURVE = {position: 1e-6 * 1.1**position for position in range(64)}
 
 

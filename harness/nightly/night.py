@@ -183,5 +183,8 @@ def _index(history: History, nights: Sequence[Night], say: Callable[[str], None]
 
 
 def _write_page(history: History, folder: Path) -> None:
-    notes = {run.name: f"night {night.name}: {night.words}" for night in nights_of(folder) for run in night.runs}
-    write_history(history.runs(), folder / PAGE, notes)
+    nights = nights_of(folder)
+    notes = {run.name: f"night {night.name}: {night.words}" for night in nights for run in night.runs}
+    # A night that left no run stands nowhere else on the page.
+    latest = f"Latest night, {nights[-1].name}: {nights[-1].words}" if nights else ""
+    write_history(history.runs(), folder / PAGE, notes, latest)
