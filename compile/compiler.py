@@ -24,12 +24,15 @@ from compile.disk import DiskFullError, check_room, is_full, needed_bytes
 from compile.eviction import Hold, evict, limit_bytes
 from compile.export import export
 from compile.identity import hash_graph_source
+from compile.mixed import named
+from compile.options import weight_group
 from compile.own_work import OwnTimeoutError, forget_peak, limited, own_peak_bytes
 from compile.process import run, tail
 from compile.profile import Profile, ProfileError, read_profile
 from compile.sameness import undated_sha256
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.stages import Progress, Stage, StageDone, artefacts_of, hash_file, read_progress, take_over
+from compile.storage import StorageError, read_storage
 from compile.timeline import FINAL_MLIR
 from compile.watch import TwoParts
 
@@ -49,6 +52,7 @@ RESULT = "result.json"
 """What is told of a bmodel, in its folder in the cache: a :class:`Compiled`."""
 
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
+_LOCATION = re.compile(r'loc\("([^"]+)"\)')
 _WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
 _IN_PROCESS = "the same command of rwkv-tpu or pytest: the export runs in this process"
 # Large, and remade in seconds.
@@ -81,6 +85,7 @@ class Job:
         quantization: precision of weights and arithmetic.
         flags: further arguments of ``model_deploy``.
         toolchain: the compiler.
+        mixed: patterns of further operations that are computed in float32 (:mod:`compile.mixed`).
     """
 
     arrays: Arrays
@@ -90,6 +95,7 @@ class Job:
     quantization: Quantization
     flags: tuple[str, ...] = ()
     toolchain: Toolchain
+    mixed: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -105,6 +111,7 @@ class Job:
             self.quantization.value,
             self.flags,
             self.toolchain.identity,
+            *self.mixed,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
@@ -121,6 +128,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         undated_sha256: of the bmodel without the date in it (:mod:`compile.sameness`); empty in older results.
+        wider: products whose matrix the compiler left in more bits than the quantisation's name says.
         costs: of each stage, by its name; in older results what is now two stood under ``lower``.
     """
 
@@ -132,6 +140,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     toolchain: str
     f32_operations: tuple[str, ...]
     undated_sha256: str = ""
+    wider: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +311,7 @@ class Stages:
                 job.arrays,
                 T=job.spec.T,
                 every_position=job.spec.kind is not GraphKind.PREFILL,
-                weight_group=job.quantization.weight_group,
+                weight_group=weight_group(job.quantization, job.flags),
             )
         except ValueError as error:
             raise RefusedError(Stage.EXPORT, self.what, f"the graph refuses: {error}") from error
@@ -357,11 +366,17 @@ class Stages:
         job, mlir = self.job, self.work / "model.mlir"
         command = [*job.toolchain.command("model_deploy"), "--mlir", mlir.name, "--chip", "bm1684x"]
         command += ["--quantize", job.quantization.value, "--model", "model.bmodel", *job.flags]
+        operations = _LOCATION.findall(mlir.read_text())
+        more, missing = named(job.mixed, operations)
+        if missing:
+            reason = f"no operation of the TOP dialect has a name like {missing[0]}, which should be in float32"
+            raise CompileError(Stage.LOWER, self.what, reason, rerun=_IN_PROCESS, log=self.work / "transform.log")
+        f32 = list(dict.fromkeys([*f32, *more]))
         if f32 and job.quantization is not Quantization.F32:
             table = self.work / "f32_operations.txt"
             table.write_text("".join(f"{name} F32\n" for name in f32))
             command += ["--quantize_table", table.name]
-            if lost := set(f32) - set(re.findall(r'loc\("([^"]+)"\)', mlir.read_text())):
+            if lost := set(f32).difference(operations):
                 reason = (
                     f"operations that must stay in float32 are not in the TOP dialect: {', '.join(sorted(lost)[:5])}"
                 )
@@ -431,4 +446,17 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
         toolchain=stages.job.toolchain.identity,
         f32_operations=tuple(f32),
         undated_sha256=undated_sha256(bmodel),
+        wider=_wider(stages.job, stages.work, f32),
+    )
+
+
+def _wider(job: Job, work: Path, f32: list[str]) -> tuple[str, ...]:
+    try:
+        storage = read_storage(work)
+    except StorageError:
+        return ()  # another format: nothing can be told
+    return tuple(
+        name
+        for name in storage.wider(job.quantization, f32)
+        if not any(re.fullmatch(pattern, name) for pattern in job.mixed)
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from compile.spec import Quantization
+
 
 class Option(Enum):
     """One option, by the name that ids have for it."""
@@ -31,11 +33,23 @@ class Option(Enum):
     IO_RELOC = "io_reloc"  # addresses of inputs and outputs written into the instructions at launch
     IN_REUSE = "in_reuse"  # memory of inputs may be written to once they were read
     SAME_ADDR = "same_addr"  # each next state at the address of the state
+    GROUP32 = "group32"  # 32 inputs of a matrix share a step and a zero point, in place of 64
+    GROUP128 = "group128"  # 128 of them
+    F32_HEAD = "f32_head"  # the product that makes the logits in float32
+    F32_FFN = "f32_ffn"  # both products of channel-mix
+    F32_ATT = "f32_att"  # the four projections of time-mix
 
 
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
 """Ways to address inputs and outputs; a compile has one."""
 
+WEIGHT_GROUPS = {Option.GROUP32: 32, Option.GROUP128: 128}
+"""Group sizes other than the compiler's own."""
+
+_ONE_OF = {
+    ADDRESS_MODES: "inputs and outputs are addressed in one way only, so that one address mode is possible",
+    frozenset(WEIGHT_GROUPS): "all matrices have groups of one size",
+}
 _GROUPING = frozenset(
     {Option.OPT1, Option.OPT2, Option.NO_TOPO_SORT, Option.TOPO_SORT}
 )  # they say how layers are grouped
@@ -44,6 +58,7 @@ _OPPOSITE = {  # which it takes away
     Option.TOPO_SORT: Option.NO_TOPO_SORT,
     Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT,
 }
+_TABLES = frozenset({Option.F32_HEAD, Option.F32_FFN, Option.F32_ATT})  # no flags: see compile/mixed.py
 _FLAGS = {
     Option.OPT1: ("--opt", "1"),
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
@@ -52,6 +67,7 @@ _FLAGS = {
     Option.QUANT_OUTPUT: ("--quant_output",),
     Option.HIGH_PRECISION: ("--high_precision",),
     **{mode: ("--addr_mode", mode.value) for mode in ADDRESS_MODES},
+    **{option: ("--q_group_size", str(size)) for option, size in WEIGHT_GROUPS.items()},
 }
 _STATES_PER_LAYER = 3
 
@@ -98,8 +114,9 @@ def conflict(options: Sequence[Option]) -> str:
     """Why these do not go together; empty where they do."""
     if len(set(options)) != len(options):
         return "one of them stands there twice"
-    if len(ADDRESS_MODES.intersection(options)) > 1:
-        return "inputs and outputs are addressed in one way only, so that one address mode is possible"
+    for exclusive, reason in _ONE_OF.items():
+        if len(exclusive.intersection(options)) > 1:
+            return reason
     if Option.SAME_ADDR in options and not ADDRESS_MODES.isdisjoint(options):
         # With io_reloc such a bmodel compiles, loads and gives wrong numbers (TPU-MLIR 1.30.2).
         return "same_addr makes a state and the next one share an address, an address mode lets the runtime choose both"
@@ -128,16 +145,23 @@ def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) 
                 del found[i : i + len(taken)]
     for option in asked:
         added = option_flags(option, n_layer)
-        if not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):
+        if added and not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):
             found += added
     return tuple(found)
 
 
 def option_flags(option: Option, n_layer: int) -> tuple[str, ...]:
     """The arguments of ``model_deploy`` that an option adds for a graph of so many layers; none where it takes away."""
-    if option in _OPPOSITE:
+    if option in _OPPOSITE or option in _TABLES:
         return ()
     if option is Option.SAME_ADDR:
         # Input 0 is the token and output 0 the logits, so a state and the one after it have the same number.
         return "--same_addr", ",".join(f"{i}:{i}" for i in range(1, 1 + _STATES_PER_LAYER * n_layer))
     return _FLAGS[option]
+
+
+def weight_group(quantization: Quantization, flags: Sequence[str]) -> int:
+    """Inputs of a matrix that share a step, for a graph that gets *flags*; 1 without codes."""
+    if not quantization.weight_bits or "--q_group_size" not in flags:
+        return quantization.weight_group
+    return int(flags[len(flags) - 1 - list(reversed(flags)).index("--q_group_size") + 1])

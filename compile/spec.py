@@ -9,6 +9,10 @@ MOST_TOKENS = 4096
 """A call's: graphs are written out chunk by chunk, and far above this they would fill memory before any compile."""
 
 
+DEFAULT_GROUP = 64
+"""Inputs of a matrix that share a step and a zero point, where the compiler is not told another number."""
+
+
 class GraphKind(Enum):
     """What a graph takes and gives back."""
 
@@ -25,11 +29,18 @@ class Quantization(Enum):
     BF16 = "BF16"
     W8F16 = "W8F16"
     W4F16 = "W4F16"
+    W8BF16 = "W8BF16"
+    W4BF16 = "W4BF16"
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight's code; 0 where weights are not coded."""
+        return {"W8": 8, "W4": 4}.get(self.value[:2], 0)
 
     @property
     def weight_group(self) -> int:
-        """Inputs of a matrix that share a step and a zero point; 1 where weights are not quantised."""
-        return 64 if self in {Quantization.W8F16, Quantization.W4F16} else 1
+        """Inputs of a matrix that share a step and a zero point unless told otherwise; 1 without codes."""
+        return DEFAULT_GROUP if self.weight_bits else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

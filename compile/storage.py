@@ -16,6 +16,7 @@ from compile.spec import Quantization
 from compile.timeline import FINAL_MLIR
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _OPERATION = re.compile(r'^\s*%(\w+)(?::\d+)? = "(tpu|top)\.(\w+)"\(([^)]*)\)')
@@ -26,7 +27,8 @@ _FORMATS = {"f32": 32, "f16": 16, "bf16": 16}
 _PRODUCTS = ("MatMul", "A16MatMul")
 # They move, or give a value another type; Group and Yield are brackets around others.
 _MOVES = frozenset({"Load", "Store", "Cast", "Reshape", "Slice", "Concat", "Permute", "Gather", "Group", "Yield"})
-_OWN_BITS = {Quantization.F32: 32, Quantization.W8F16: 8, Quantization.W4F16: 4}
+_LOCATION = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)', re.MULTILINE)
+_AT = re.compile(r'loc\((?:"([^"]*)"|(#loc\d*))\)\s*$')
 
 
 class StorageError(ValueError):
@@ -39,6 +41,7 @@ class Matrices(msgspec.Struct, frozen=True, kw_only=True):
     bits: int  # of an element
     count: int
     bytes: int  # with steps and zero points
+    names: tuple[str, ...] = ()  # of the products, as in the TOP dialect
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +59,12 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
 
     def above(self, quantization: Quantization) -> tuple[Matrices, ...]:
         """The matrices that are stored in more bits than the quantisation's name says."""
-        return tuple(one for one in self.matrices if one.bits > _OWN_BITS.get(quantization, 16))
+        own = quantization.weight_bits or (32 if quantization is Quantization.F32 else 16)
+        return tuple(one for one in self.matrices if one.bits > own)
+
+    def wider(self, quantization: Quantization, declared: Collection[str] = ()) -> tuple[str, ...]:
+        """Names of the products whose matrix the compiler left in more bits, but for those *declared* to be so."""
+        return tuple(name for one in self.above(quantization) for name in one.names if name not in declared)
 
 
 def read_storage(folder: Path) -> Storage:
@@ -78,7 +86,9 @@ def parse_storage(text: str, source: str) -> Storage:
         StorageError: a line is not understood, or there is no operation.
     """
     weights: dict[str, tuple[int, int]] = {}  # the line that defines a weight, and its bytes, by the name it has now
-    products: dict[int, tuple[int, int]] = {}  # bits and bytes of a matrix, by that line: one that is used twice is one
+    # Bits and bytes of a matrix and the product's name, by that line: one that is used twice is one.
+    products: dict[int, tuple[int, int, str]] = {}
+    locations = dict(_LOCATION.findall(text))
     operations = f32 = 0
     for number, line in enumerate(text.splitlines(), 1):
         operation = _OPERATION.match(line)
@@ -100,16 +110,19 @@ def parse_storage(text: str, source: str) -> Storage:
             bits = _BITS.search(line)
             stored = [weights[one] for one in operands[1 : 4 if bits else 2] if one in weights]
             width = int(bits[1]) if bits else _FORMATS.get(_type(line, 1)[1], 8)
-            products[stored[0][0]] = width, sum(size for _, size in stored)
+            at = _AT.search(line)
+            name = (at[1] or locations.get(at[2], "")) if at else ""
+            products[stored[0][0]] = width, sum(size for _, size in stored), name
     if not operations:
         raise StorageError(f"{source}: no line with an operation of the TPU dialect: not a final MLIR?")
     matrices = [
         Matrices(
             bits=width,
-            count=sum(bits == width for bits, _ in products.values()),
-            bytes=sum(size for bits, size in products.values() if bits == width),
+            count=sum(bits == width for bits, _, _ in products.values()),
+            bytes=sum(size for bits, size, _ in products.values() if bits == width),
+            names=tuple(name for bits, _, name in products.values() if bits == width and name),
         )
-        for width in sorted({bits for bits, _ in products.values()})
+        for width in sorted({bits for bits, _, _ in products.values()})
     ]
     return Storage(matrices=tuple(matrices), operations=operations, f32_operations=f32)
 

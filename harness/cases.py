@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 GRIDS = Path(__file__).parent.parent / "suites" / "grids"
 
-VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7, "loop": Rwkv7Loop}
-"""Ways of writing the model as a graph, by name."""
+VARIANTS: dict[str, type[Rwkv7]] = {"chunk": Rwkv7, "fused": Rwkv7, "loop": Rwkv7Loop}
+"""Ways of writing the model as a graph, by name.
+
+``fused`` is ``chunk`` with its ReLU right behind its product, in those precisions too in which the compiler then loses
+it (:mod:`compile.unfused`): to be seen failing, and to be seen if a release no longer does.
+"""
 
 
 BLOCKS = "blocks"

@@ -47,7 +47,7 @@ def oracle(request: pytest.FixtureRequest) -> ReferenceTarget:
     case = case_of(request.node)
     if case is None:
         pytest.fail("an oracle belongs to a case, whose precision decides its weights")
-    return request.config.stash[RUN].oracle(case.quantization)
+    return request.config.stash[RUN].oracle(case.quantization, case.options)
 
 
 @pytest.fixture

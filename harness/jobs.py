@@ -9,9 +9,11 @@ from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, compile_graph
 from compile.dims import Dims
 from compile.flags import needed_flags
 from compile.join import joined
-from compile.options import Option, with_options
+from compile.mixed import TABLES, operations_of
+from compile.options import WEIGHT_GROUPS, Option, with_options
 from compile.parts import parts_of
 from compile.stages import Stage
+from compile.unfused import LOSES_RELU, Rwkv7BlockUnfused, Rwkv7Unfused
 from harness.cases import VARIANTS
 from harness.weights import weights_of_model
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compile.compiler import Bmodel
+    from compile.graphs.model import Rwkv7
     from compile.parts import PartSpec
     from compile.toolchain import Toolchain
     from harness.cases import Case
@@ -39,15 +42,38 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
     if case.blocks:
         reason = "is compiled in parts, but here a graph is taken as a whole; leave out +blocks"
         raise RefusedError(Stage.EXPORT, case.id, reason)
+    _refuse_groups_without_codes(case)
     return Job(
         arrays=model.arrays,
         arrays_sha256=model.arrays_sha256,
-        variant=VARIANTS[case.variant],
+        variant=_variant(case),
         spec=case.graph,
         quantization=case.quantization,
         flags=with_options(needed_flags(model.arrays, case.graph), case.options, Dims.of(model.arrays).L),
         toolchain=toolchain,
+        mixed=operations_of(case.options),
     )
+
+
+def _variant(case: Case) -> type[Rwkv7]:
+    """The graph's class: chunk-parallel graphs are written otherwise where the compiler would lose their ReLU."""
+    loses = case.variant == _IN_PARTS and case.quantization in LOSES_RELU
+    return Rwkv7Unfused if loses else VARIANTS[case.variant]
+
+
+def _part_variant(case: Case, part: PartSpec) -> type[Rwkv7]:
+    return Rwkv7BlockUnfused if part.block is not None and case.quantization in LOSES_RELU else part.graph
+
+
+def _refuse_groups_without_codes(case: Case) -> None:
+    """The compiler would say nothing, and make what it makes without.
+
+    Raises:
+        RefusedError: weights of this precision are not coded.
+    """
+    if not case.quantization.weight_bits and (sizes := WEIGHT_GROUPS.keys() & set(case.options)):
+        reason = f"{min(size.value for size in sizes)} means nothing in {case.quantization.value}, which has no codes"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
 
 
 def part_jobs(case: Case, weights: Weights, toolchain: Toolchain, parts: Iterable[PartSpec] | None = None) -> list[Job]:
@@ -65,6 +91,10 @@ def part_jobs(case: Case, weights: Weights, toolchain: Toolchain, parts: Iterabl
     if case.variant != _IN_PARTS:
         reason = f"the variant {case.variant} is not written in parts, only {_IN_PARTS} is"
         raise RefusedError(Stage.EXPORT, case.id, reason)
+    _refuse_groups_without_codes(case)
+    if tables := TABLES.keys() & set(case.options):
+        reason = f"{min(table.value for table in tables)} names operations of a whole graph; leave out +blocks"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
     chosen = parts_of(case.graph, weights.shape.n_layer) if parts is None else parts
     return [_part_job(case, weights, toolchain, part) for part in chosen]
 
@@ -76,7 +106,7 @@ def _part_job(case: Case, weights: Weights, toolchain: Toolchain, part: PartSpec
     return Job(
         arrays=weights.arrays.only(names),
         arrays_sha256=weights.sha256(names),
-        variant=part.graph,
+        variant=_part_variant(case, part),
         spec=part,
         quantization=case.quantization,
         flags=with_options(part.flags(weights.shape.n_head), options, n_layer=1),

@@ -80,6 +80,7 @@ def _compiled(result: Compiled) -> dict[str, int | float]:
         "compile_seconds": sum(cost.seconds for cost in result.costs.values()),
         "compile_peak_bytes": max(cost.peak_bytes for cost in result.costs.values()),
         "bmodel_bytes": result.bmodel_bytes,
+        "wider_matrices": len(result.wider),
     }
 
 

@@ -18,14 +18,15 @@ from harness.device.place import open_place
 from harness.jobs import compile_case
 from harness.limits import load_limits
 from harness.ops.case import load_ops
-from harness.oracle import QUANTISED, oracle_for
+from harness.oracle import QUANTISED, oracle_for, that_matter
 from harness.paths import cache_folder
 from reports.schema import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from compile.options import Option
     from harness.check import Check
     from harness.targets.torch import ReferenceTarget
     from runtime.engine import Engine
@@ -74,7 +75,7 @@ class SuiteRun:
         self.limits, self.limits_sha256 = load_limits()
         self._say = say
         self._stage_timeout_s = stage_timeout_s
-        self._oracles: dict[Quantization, ReferenceTarget] = {}
+        self._oracles: dict[tuple[Quantization, tuple[Option, ...]], ReferenceTarget] = {}
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
         self._remarks: set[str] = set()  # said already
@@ -82,13 +83,14 @@ class SuiteRun:
         self.load_s = float("nan")
         self.guard = Guard(self.place, lambda: make_canary(self.toolchain, say=say)) if self.place.watched else None
 
-    def oracle(self, quantization: Quantization) -> ReferenceTarget:
-        """What bmodels of a precision are judged against."""
+    def oracle(self, quantization: Quantization, options: Iterable[Option] = ()) -> ReferenceTarget:
+        """What bmodels of a precision, made with *options*, are judged against."""
         if quantization not in QUANTISED:
             quantization = Quantization.F32
-        if quantization not in self._oracles:
-            self._oracles[quantization] = oracle_for(self.model.checkpoint, quantization)
-        return self._oracles[quantization]
+        key = quantization, that_matter(quantization, options)
+        if key not in self._oracles:
+            self._oracles[key] = oracle_for(self.model.checkpoint, *key)
+        return self._oracles[key]
 
     def compiled(self, case: Case) -> Bmodel:
         """The case's bmodel; an error is remembered, so that a graph that does not compile is tried once a run.

@@ -238,7 +238,7 @@ class ParityJudge:
             LibraryMissing: there is no simulator, which says nothing about the case.
         """
         check = Check(limits=self._limits, stage=Stage.LOAD)
-        oracle = oracle_for(self._model.checkpoint, case.quantization)
+        oracle = oracle_for(self._model.checkpoint, case.quantization, case.options)
         try:
             job = job_of(case, self._model, self._toolchain)
             bmodel = compile_graph(job, cache_folder(), say=self._say, timeout_s=self._timeout_s)

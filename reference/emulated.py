@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from reference.fast import Fast
 from reference.formats.blinkdl import is_lora
+from reference.precision import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -32,24 +33,32 @@ _EMBEDDING_NORM = "blocks.0.ln0"
 _LORA_SECOND = re.compile(r"\.att\.[wavg]2$")
 
 
-def stored(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
+def stored(
+    checkpoint: Checkpoint, precision: Precision, group: int = GROUP, whole: re.Pattern[str] | None = None
+) -> Checkpoint:
     """The checkpoint that a precision's weights stand for, in float32: what is left of each tensor once it is stored.
 
-    Computed with in float64, it tells what a compiled model adds to the error of its format.
+    *group* inputs of a matrix share a step; tensors whose whole name fits *whole* are stored in float32. Computed with
+    in float64, it tells what a compiled model adds to the error of its format.
     """
-    kept = {name: _stored(name, tensor, precision) for name, tensor in checkpoint.tensors.items()}
+    kept = {
+        name: tensor if whole and whole.fullmatch(name) else _stored(name, tensor, precision, group)
+        for name, tensor in checkpoint.tensors.items()
+    }
     return replace(checkpoint, name=f"{checkpoint.name} in {precision.value}", tensors=kept)
 
 
-def _stored(name: str, tensor: Tensor, precision: Precision) -> Tensor:
+def _stored(name: str, tensor: Tensor, precision: Precision, group: int = GROUP) -> Tensor:
     if name == "emb.weight" or (".ln" in f".{name}" and ".ln_x." not in name):
         return tensor  # graphs store the embedding behind its layer norm
     if tensor.dim() != 2 or name.endswith(".r_k"):
         return precision.keep(tensor)
     if _LORA_SECOND.search(name):
-        return precision.keep_rank(tensor)
+        return precision.keep_rank(tensor, group)
     # LoRA pairs are stored [in, out] as the format has it, other matrices the other way round.
-    return precision.keep_matrix(tensor) if is_lora(name) else precision.keep_matrix(tensor.T).T.contiguous()
+    return (
+        precision.keep_matrix(tensor, group) if is_lora(name) else precision.keep_matrix(tensor.T, group).T.contiguous()
+    )
 
 
 class Emulated(Fast):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compile.mixed import TABLES, named, operations_of, tensors_of
 from compile.options import (
     ADDRESS_MODES,
     Option,
@@ -14,8 +15,10 @@ from compile.options import (
     in_order,
     option_flags,
     parse_options,
+    weight_group,
     with_options,
 )
+from compile.spec import Quantization
 
 SETS = st.sets(st.sampled_from(Option))
 
@@ -40,6 +43,8 @@ def test_names(option):
         (Option.IN_REUSE, ("--addr_mode", "in_reuse")),
         (Option.TOPO_SORT, ()),
         (Option.FLOAT_OUTPUT, ()),
+        (Option.GROUP128, ("--q_group_size", "128")),
+        (Option.F32_HEAD, ()),
         (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
     ],
 )
@@ -60,7 +65,7 @@ def test_the_tool_knows_every_flag(toolchain):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["opt3"], "no option 'opt3' of the compiler; there are float_output, "),
+        (["opt3"], "no option 'opt3' of the compiler; there are f32_att, f32_ffn, f32_head, "),
         ([""], "no option ''"),
         (["opt1", "opt1"], r"opt1\+opt1: one of them stands there twice"),
         (["io_alone", "io_tag"], "addressed in one way only"),
@@ -69,6 +74,7 @@ def test_the_tool_knows_every_flag(toolchain):
         (["no_topo_sort", "no_layer_group"], "without layer groups there is nothing"),
         (["topo_sort", "no_layer_group"], "without layer groups there is nothing"),
         (["no_topo_sort", "topo_sort"], "topo_sort takes away what no_topo_sort adds"),
+        (["group32", "group128"], "groups of one size"),
         (["float_output", "quant_output"], "float_output takes away what quant_output adds"),
     ],
 )
@@ -109,3 +115,25 @@ def test_opt2_is_the_way_back_from_opt1():
     """A flag with a value is taken away as a whole, and a value that looks the same elsewhere stays."""
     flags = ("--same_addr", "1", "--opt", "1", "--quant_output")
     assert with_options(flags, (Option.OPT2,), 1) == ("--same_addr", "1", "--quant_output")
+
+
+def test_group_sizes():
+    """A group is what the last flag says, 64 without one, and 1 where weights are not coded."""
+    flags = with_options(("--quant_output",), (Option.GROUP32,), 1)
+    assert weight_group(Quantization.W4F16, flags) == 32
+    assert weight_group(Quantization.W8BF16, ()) == 64
+    assert weight_group(Quantization.F16, flags) == 1
+
+
+def test_mixed_tables():
+    """A table names operations by patterns, and their weights; what names nothing is told."""
+    operations = ["logits_MatMul", "/blocks.11/ffn/key/MatMul_output_0_MatMul", "/blocks.0/att/Mul_output_0_Mul"]
+    patterns = operations_of((Option.F32_HEAD, Option.F32_FFN, Option.OPT1, Option.F32_ATT))
+    found, missing = named(patterns, operations)
+    assert found == operations[:2]
+    assert missing == [TABLES[Option.F32_ATT].operations]
+    whole = tensors_of((Option.F32_HEAD, Option.F32_FFN))
+    assert whole.fullmatch("head.weight")
+    assert whole.fullmatch("blocks.3.ffn.value.weight")
+    assert not whole.fullmatch("blocks.3.att.value.weight")
+    assert tensors_of((Option.OPT1,)) is None

@@ -39,12 +39,16 @@ def test_by_hand():
     assert storage.above(Quantization.W4F16) == (half,)
     assert storage.above(Quantization.W8F16) == (half,)
     assert storage.above(Quantization.F16) == ()
+    half_named = MLIR.replace("-> tensor<1x1x8xf16>", "-> tensor<1x1x8xf16> loc(#loc4)")
+    located = parse_storage(f'{half_named}\n#loc4 = loc("p")\n', "here")
+    assert located.wider(Quantization.W4BF16) == ("p",)
+    assert located.wider(Quantization.W4BF16, ["p"]) == located.wider(Quantization.BF16) == ()
 
 
 def test_the_tiny_one():
     """One product with a matrix and its activation, both in float16."""
     storage = read_storage(TINY)
-    assert storage.matrices == (Matrices(bits=16, count=1, bytes=256 * 512 * 2),)
+    assert storage.matrices == (Matrices(bits=16, count=1, bytes=256 * 512 * 2, names=("z_Add",)),)
     assert storage.f32_operations == 0
 
 

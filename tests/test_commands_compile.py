@@ -1,0 +1,79 @@
+"""``rwkv-tpu compile``: what it tells of a finished compile, and of one that failed."""
+
+import dataclasses
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from compile.compiler import CompileError, Stage, compile_graph
+from harness.cli import app
+from harness.compile_report import CompileReport
+from tests.fake_compiler import ARRAYS, plain_job
+
+CASE = "decode-F16-chunk"
+
+
+@pytest.mark.toolchain
+def test_a_report(toolchain):  # noqa: ARG001 - asked for so that it skips without one
+    """JSON has the stages, the figures and the matrices of the model that ships; the table says that it predicts."""
+    done = CliRunner().invoke(app, ["compile", CASE, "--json"])
+    assert done.exit_code == 0, done.output
+    report = msgspec.json.decode(done.stdout, type=CompileReport)
+    assert (report.case, report.checkpoint) == (CASE, "tiny")
+    assert report.predicted_tokens_per_s == pytest.approx(1e9 / report.predicted_cycles)
+    assert {one.stage for one in report.stages} >= {"export", "transform", "lower"}
+    assert report.seconds == pytest.approx(sum(one.seconds for one in report.stages))
+    assert [one["bits"] for one in report.matrices] == [16]
+    assert min(report.tiu_instructions, report.gdma_instructions, report.ddr_read_bytes, report.ddr_write_bytes) > 0
+    table = CliRunner().invoke(app, ["compile", CASE], env={"COLUMNS": "150"}).stdout
+    assert "predicted, no measurement" in table
+    assert f"{report.tiu_instructions:,} TIU" in table
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 1), (["--json"], 1)])
+def test_a_failure(monkeypatch, arguments, status):
+    """A stage that fails is named, in JSON too."""
+
+    def fail(*_, **__):
+        raise CompileError(Stage.LOWER, "decode", "died of SIGABRT")
+
+    monkeypatch.setattr("harness.commands.compile_one.compile_case", fail)
+    monkeypatch.setattr("harness.commands.compile_one.find", lambda *_: plain_job_toolchain())
+    done = CliRunner().invoke(app, ["compile", CASE, *arguments])
+    assert done.exit_code == status
+    if arguments:
+        told = msgspec.json.decode(done.stdout)
+        assert (told["stage"], told["case"]) == ("lower", CASE)
+        assert "SIGABRT" in told["error"]
+    else:
+        assert isinstance(done.exception, CompileError)
+
+
+def plain_job_toolchain():
+    """Stand in for a release that is never asked to do anything."""
+
+    class Release:
+        compiler_commit = "v0"
+
+    return Release()
+
+
+@pytest.mark.toolchain
+def test_a_matrix_that_stays_wider(toolchain, tmp_path):
+    """A matrix that groups of 64 inputs do not divide stays F16 without a word from the compiler; we tell its name."""
+    shape = {name: array for name, array in ARRAYS.items() if ".ffn." not in name}
+    narrow = {name: array for name, array in ARRAYS.items() if ".ffn." in name}
+    narrow["blocks.0.ffn.key.weight"] = narrow["blocks.0.ffn.key.weight"][:96]
+    narrow["blocks.0.ffn.value.weight"] = narrow["blocks.0.ffn.value.weight"][:, :96]
+    job = dataclasses.replace(
+        plain_job(),
+        arrays=shape | narrow,
+        arrays_sha256="narrow",
+        quantization=type(plain_job().quantization).W4F16,
+        toolchain=toolchain,
+    )
+    wider = compile_graph(job, tmp_path).result.wider
+    # By the last operation that the compiler fused into the product: here the addition to the residual stream.
+    assert "blocks.0.out_Add" in wider
+    assert not any("receptance" in name for name in wider)
