@@ -68,6 +68,16 @@ class CompileError(RuntimeError):
         super().__init__(f"{stage.value} of {what}: {reason}{shown}")
         self.stage = stage
 
+    def __reduce__(self) -> tuple[Callable[..., CompileError], tuple[type[CompileError], Stage, tuple[object, ...]]]:
+        """It passes from a worker's process to the one that waits for it, as it is."""
+        return _error_again, (type(self), self.stage, self.args)
+
+
+def _error_again(kind: type[CompileError], stage: Stage, arguments: tuple[object, ...]) -> CompileError:
+    error = kind.__new__(kind)
+    error.args, error.stage = arguments, stage
+    return error
+
 
 class RefusedError(CompileError):
     """The graph cannot be written for these arrays or this many tokens: nothing was run, and no tool is at fault."""

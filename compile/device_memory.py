@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from compile.toolchain import Toolchain
 
 _LINE = re.compile(r"^device mem size: \d+ \(weight: (\d+), instruct: (\d+), runtime: (\d+)\)", re.MULTILINE)
+_NET = re.compile(r'^net \d+ : "([^"]+)", stage:\d+$')
+_RANGE = re.compile(r": \[0x[0-9a-f]+, 0x([0-9a-f]+)\)$")
 _TIMEOUT_S = 600.0
 
 
@@ -48,14 +50,47 @@ def device_memory(bmodel: Path, toolchain: Toolchain) -> DeviceMemory:
     Raises:
         DeviceMemoryError: it fails, or says it in another format.
     """
-    command = [*toolchain.command("model_tool"), "--info", str(bmodel)]
+    return parse_info(_ask("--info", bmodel, toolchain), str(bmodel))
+
+
+def net_coefficients(bmodel: Path, toolchain: Toolchain) -> dict[str, int]:
+    """Bytes of the coefficients of each net, by its name, whether another has the same or not: ``--weight``.
+
+    Raises:
+        DeviceMemoryError: as above.
+    """
+    return parse_weights(_ask("--weight", bmodel, toolchain), str(bmodel))
+
+
+def _ask(option: str, bmodel: Path, toolchain: Toolchain) -> str:
+    command = [*toolchain.command("model_tool"), option, str(bmodel)]
     with tempfile.TemporaryDirectory(prefix="rwkv-tpu-info-") as name:
         folder = Path(name)
         log = folder / "log"
         done = run(command, folder=folder, log=log, environment=toolchain.environment(), timeout_s=_TIMEOUT_S)
         if done.status:
-            raise DeviceMemoryError(f"model_tool --info {bmodel} {done.ending}:\n{tail(log)}")
-        return parse_info(log.read_text(errors="replace"), str(bmodel))
+            raise DeviceMemoryError(f"model_tool {option} {bmodel} {done.ending}:\n{tail(log)}")
+        return log.read_text(errors="replace")
+
+
+def parse_weights(text: str, source: str) -> dict[str, int]:
+    """The same from what ``model_tool --weight`` says: where each net's last coefficient ends.
+
+    Raises:
+        DeviceMemoryError: no net, or one without coefficients.
+    """
+    ends: dict[str, int] = {}
+    net = None
+    for line in text.splitlines():
+        if found := _NET.match(line):
+            net = found[1]
+            ends[net] = 0
+        elif net is not None and (found := _RANGE.search(line)):
+            ends[net] = max(ends[net], int(found[1], 16))
+    if not ends or not all(ends.values()):
+        wrong = next((name for name, end in ends.items() if not end), None)
+        raise DeviceMemoryError(f"{source}: {f'no coefficients of net {wrong}' if wrong else 'no net'} in --weight")
+    return ends
 
 
 def parse_info(text: str, source: str) -> DeviceMemory:

@@ -62,6 +62,7 @@ SUBCOMMANDS = {
     "state-tune": Subcommand(at="harness.commands.train:state_tune", no_args_is_help=True),
     "bench-compile": Subcommand(at="harness.commands.bench_compile:run_bench_compile"),
     "compile": Subcommand(at="harness.commands.compile_one:compile_one", no_args_is_help=True),
+    "join": Subcommand(at="harness.commands.join:join", no_args_is_help=True),
     "soak-compile": Subcommand(at="harness.commands.soak_compile:soak_compile"),
     "stand-in": Subcommand(at="harness.commands.stand_in:stand_in", no_args_is_help=True),
 }
