@@ -70,6 +70,30 @@ def trilu_diagonal() -> Reproducer:
     return _made("trilu_diagonal", {"x": x}, lambda g: g("Trilu", "x", g.const(_scalar(-1)), upper=0), np.tril(x, -1))
 
 
+def trilu_behind_matmul() -> Reproducer:
+    """``tril(a b)``, the diagonal as it is: a causal mask on a product."""
+    a, b = numbers(2, 16, 64), numbers(2, 64, 16, seed=1)
+    return _made(
+        "trilu_behind_matmul",
+        {"a": a, "b": b},
+        lambda g: g("Trilu", g("MatMul", "a", "b"), g.const(_scalar(0)), upper=0),
+        np.tril(a.astype(np.float64) @ b),
+        quantize="F16",
+    )
+
+
+def ids_compared_in_bf16() -> Reproducer:
+    """Ids compared with all ids: rows of ones and zeros, of which each should have a single one."""
+    token, ids = np.array([[255, 257, 300, 319]], np.int32), np.arange(320, dtype=np.int32)
+    return _made(
+        "ids_compared_in_bf16",
+        {"token": token},
+        lambda g: g("Cast", g("Equal", g("Unsqueeze", "token", g.ints(2)), g.const(ids)), to=TensorProto.FLOAT),
+        (token[:, :, None] == ids).astype(np.float64),
+        quantize="BF16",
+    )
+
+
 def cumsum_exclusive() -> Reproducer:
     """The sum of what lies before."""
     x = numbers(1, 2, 8, 16)
@@ -325,6 +349,8 @@ def all_reproducers() -> dict[str, Reproducer]:
         relu_after_coded_matmul("W8BF16"),
         relu_after_coded_matmul("W4BF16"),
         trilu_diagonal(),
+        trilu_behind_matmul(),
+        ids_compared_in_bf16(),
         cumsum_exclusive(),
         cumsum_reverse(),
         cumsum_rank5(),
