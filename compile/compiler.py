@@ -35,6 +35,7 @@ from compile.stages import Progress, Stage, StageDone, artefacts_of, hash_file, 
 from compile.storage import StorageError, read_storage
 from compile.timeline import FINAL_MLIR
 from compile.watch import TwoParts
+from compile.wide import as_coded, keeps_wide, wide_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,7 @@ RESULT = "result.json"
 """What is told of a bmodel, in its folder in the cache: a :class:`Compiled`."""
 
 _FORMAT = 1  # raise it when this file makes something else of the same inputs: it is part of the cache key
+_WIDE_FORMAT = 1  # the same of compile/wide.py, and only part of the key of what that acts on
 _LOCATION = re.compile(r'loc\("([^"]+)"\)')
 _WEIGHTS = re.compile(r'module\.weight_file = "([^"/]+)"')
 _IN_PROCESS = "the same command of rwkv-tpu or pytest: the export runs in this process"
@@ -122,8 +124,22 @@ class Job:
             self.flags,
             self.toolchain.identity,
             *self.mixed,
+            *([_WIDE_FORMAT] if self.wide else []),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+    @property
+    def wide(self) -> bool:
+        """Whether time-mix stays in F16 where the quantisation codes matrices; see :mod:`compile.wide`.
+
+        Not with a mixed table, which says itself what is not coded.
+        """
+        return keeps_wide(self.spec, self.quantization) and not self.mixed
+
+    @property
+    def weight_group(self) -> int:
+        """Inputs of a matrix that share a step and a zero point; 1 without codes."""
+        return weight_group(self.quantization, self.flags)
 
 
 class StageCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,10 +334,10 @@ class Stages:
         job = self.job
         try:
             return job.variant(
-                job.arrays,
+                as_coded(job.arrays, job.quantization, job.weight_group) if job.wide else job.arrays,
                 T=job.spec.T,
                 every_position=job.spec.kind is not GraphKind.PREFILL,
-                weight_group=weight_group(job.quantization, job.flags),
+                weight_group=1 if job.wide else job.weight_group,
             )
         except ValueError as error:
             raise RefusedError(Stage.EXPORT, self.what, f"the graph refuses: {error}") from error
@@ -382,9 +398,10 @@ class Stages:
             reason = f"no operation of the TOP dialect has a name like {missing[0]}, which should be in float32"
             raise CompileError(Stage.LOWER, self.what, reason, rerun=_IN_PROCESS, log=self.work / "transform.log")
         f32 = list(dict.fromkeys([*f32, *more]))
-        if f32 and job.quantization is not Quantization.F32:
+        f16 = [name for name in (wide_products(mlir.read_text()) if job.wide else []) if name not in f32]
+        if (f32 or f16) and job.quantization is not Quantization.F32:
             table = self.work / "f32_operations.txt"
-            table.write_text("".join(f"{name} F32\n" for name in f32))
+            table.write_text("".join(f"{name} F32\n" for name in f32) + "".join(f"{name} F16\n" for name in f16))
             command += ["--quantize_table", table.name]
             if lost := set(f32).difference(operations):
                 reason = (
