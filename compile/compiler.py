@@ -33,7 +33,7 @@ from compile.sameness import undated_sha256
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.stages import Progress, Stage, StageDone, artefacts_of, hash_file, read_progress, take_over
 from compile.storage import StorageError, read_storage
-from compile.timeline import FINAL_MLIR
+from compile.timeline import FINAL_MLIR, PROFILE
 from compile.watch import TwoParts
 from compile.wide import as_coded, keeps_wide, wide_products
 
@@ -378,8 +378,10 @@ class Stages:
         lowered = sorted(self.work.glob("*_tpu.mlir"))
         seconds = max(done.seconds - parts.seconds[1], 0.0)
         self._end(Stage.LOWER, seconds, parts.peak_bytes[0] or done.peak_bytes, log, lowered)
+        for moved in self.work.glob(f"*.bmodel.{PROFILE}"):  # what TPU-MLIR 1.15.2 calls it
+            moved.rename(self.work / PROFILE)
         try:
-            profile = read_profile(self.work / "compiler_profile_0.txt")
+            profile = read_profile(self.work / PROFILE)
         except ProfileError as error:
             rerun = f"cd {shlex.quote(str(self.work))} && {shlex.join(command)}"
             raise CompileError(Stage.CODEGEN, self.what, str(error), rerun=rerun, log=log) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from rich.table import Table
 
 from compile import install as installer
 from compile import toolchain as toolchains
+from compile.passes import passes
 from compile.release import DEFAULT_RELEASE
+from compile.tool_options import TOOLS, What, changes, tool_options
 from harness.paths import cache_folder
 
 app = typer.Typer(help="TPU-MLIR releases, each in an environment of its own.", no_args_is_help=True)
@@ -38,6 +41,38 @@ def list_() -> None:
         else:
             table.add_row(found.version, found.compiler_commit, str(found.root))
     Console().print(table)
+
+
+@app.command(no_args_is_help=True)
+def diff(
+    old: Annotated[str, typer.Argument(help="an installed release", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="another", metavar="NEW")],
+    words: Annotated[bool, typer.Option("--words", help="show what is only described otherwise, too")] = False,
+) -> None:
+    """Show which options of the tools, passes and defaults are not the same in two installed releases.
+
+    Options are what the tools say of themselves and what their files declare; passes are what the release describes.
+    What a release does not tell is said, and the rest compared.
+
+    Examples:
+        rwkv-tpu toolchain diff 1.28.1 1.30.2
+    """
+    sides = [toolchains.find(version, cache_folder()) for version in (old, new)]
+    table = Table("of", "what", "became", old, new)
+    untold = []
+    readers = {tool: partial(tool_options, tool=tool) for tool in TOOLS} | {"passes": passes}
+    for source, read in readers.items():
+        try:
+            before, after = (read(side) for side in sides)
+        except toolchains.ToolchainError as error:
+            untold.append(f"{source} cannot be compared: {error}")
+            continue
+        for change in changes(before, after):
+            if words or change.what is not What.HELP:
+                table.add_row(source, change.name, change.what.value, change.old, change.new)
+    Console().print(table)
+    for line in untold:
+        typer.echo(line)
 
 
 @app.command()
