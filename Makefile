@@ -17,8 +17,8 @@ help:
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "make soak-compile  sizes and precisions through the compiler (hours at first, goes on where it was; narrow it with"
 	@echo "            ARGS='--sizes 2.9B --one-block'); the table goes to docs/soak-compile.md"
-	@echo "make detection  put known faults into right targets and see that the suites catch them (minutes, no simulator);"
-	@echo "            the table goes to docs/detection.md"
+	@echo "make detection  put known faults into targets, graphs and bmodels and see that the suites catch them (half an hour,"
+	@echo "            at first an hour); the tables go to docs/detection.md; ARGS='--part mutants' runs a part, see --help"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
 
 setup:
@@ -56,4 +56,4 @@ soak-compile: setup
 	.venv/bin/rwkv-tpu soak-compile --toolchain $(RELEASE) $(ARGS)
 
 detection: setup
-	.venv/bin/python -m tests.detection
+	.venv/bin/python -m tests.detection $(ARGS)

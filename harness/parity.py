@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
 
 TOKENS = 64  # a multiple of every chunk length up to itself
-
-FROM_ANY_STATE = (GraphKind.DECODE, GraphKind.PREFILL_ALL)
-"""Graphs that are judged from a random state too; of the other kind, the suite ``state`` does that."""
+MEAN_FROM_CALLS = 16  # of one position each: fewer have no mean in suites/limits.toml
 
 
 def judge_from_zero_state(
@@ -51,7 +49,11 @@ def judge_from_zero_state(
 def judge_from_random_state(
     check: Check, engine: Engine, case: Case, model: Model, oracle: Target, state: StateArrays
 ) -> None:
-    """The same from *state*, over half as many tokens, drawn from the whole vocabulary; the format of the state too.
+    """The same from *state*, over any tokens of the whole vocabulary; the format of the state too.
+
+    Half as many tokens as above where they are fed one by one, otherwise four times as many, and enough for a mean over
+    positions: of fewer, nothing but the worst one counts, with a cap a hundred times as high. A weight of the last norm
+    could be twice what it should be, and no check saw it (docs/detection.md, mutants).
 
     Text has few of a vocabulary's tokens, and those that a model finds easy. With the model that ships, computed in
     torch, a decay that is 1 % off has a mean KL of 2.9e-5 nats over text and of 2.0e-4 over any tokens; what is right
@@ -61,8 +63,20 @@ def judge_from_random_state(
         AssertionError, RuntimeFault: as above.
     """
     __tracebackhide__ = True
-    tokens = any_tokens(model.checkpoint.shape.n_vocab, max(TOKENS // 2, case.graph.T))
+    tokens = any_tokens(model.checkpoint.shape.n_vocab, _enough(case))
     judge_format(check, engine, _judge(check, engine, case, oracle, tokens, state).state)
+
+
+def _enough(case: Case) -> int:
+    """Tokens to judge any state from: a multiple of the case's."""
+    T = case.graph.T
+    match case.graph.kind:
+        case GraphKind.DECODE:
+            return TOKENS // 2
+        case GraphKind.PREFILL:
+            return T * max(MEAN_FROM_CALLS, -(-4 * TOKENS // T))
+        case GraphKind.PREFILL_ALL:
+            return T * -(-4 * TOKENS // T)
 
 
 def any_tokens(n_vocab: int, length: int) -> list[int]:

@@ -14,7 +14,7 @@ from compile.options import Option, conflict, in_order
 from harness.check import Check
 from harness.jobs import job_of
 from harness.oracle import oracle_for
-from harness.parity import FROM_ANY_STATE, judge_from_random_state, judge_from_zero_state
+from harness.parity import judge_from_random_state, judge_from_zero_state
 from harness.paths import cache_folder
 from reference.state import State
 from reports.schema import Stage
@@ -246,9 +246,8 @@ class ParityJudge:
             with self._place.open([bmodel.path]) as engine:
                 check.stage = Stage.RUN
                 judge_from_zero_state(check, engine, case, self._model, oracle)
-                if case.graph.kind in FROM_ANY_STATE:
-                    check.stage = Stage.RUN
-                    judge_from_random_state(check, engine, case, self._model, oracle, self._state)
+                check.stage = Stage.RUN
+                judge_from_random_state(check, engine, case, self._model, oracle, self._state)
         except CompileError as error:
             return Parity(stage=Stage(error.stage.value), message=str(error), metrics={})
         except LibraryMissing:

@@ -3,7 +3,7 @@
 import pytest
 
 from compile.spec import GraphKind
-from harness.parity import FROM_ANY_STATE, judge_from_random_state, judge_from_zero_state
+from harness.parity import judge_from_random_state, judge_from_zero_state
 
 
 @pytest.mark.graphs(*GraphKind)
@@ -12,7 +12,7 @@ def test_from_zero_state(case, device, oracle, full_precision, model, check):
     judge_from_zero_state(check, device.engine(check, case), case, model, oracle, full_precision)
 
 
-@pytest.mark.graphs(*FROM_ANY_STATE)
+@pytest.mark.graphs(*GraphKind)
 def test_from_random_state(case, device, oracle, model, check, random_state):
     """From a state that is not zero, over any tokens; and the state keeps its format.
 

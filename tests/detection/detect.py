@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-from compile.spec import GraphKind
+from compile.spec import GraphKind, Quantization
+from harness.limits import load_limits
 from reference.precision import Precision
 from reports.schema import Stage
 from tests.detection.engine import TorchDevice, TorchEngine
@@ -20,6 +22,7 @@ from tests.detection.judge import CHECKS, Bench, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+    from pathlib import Path
 
     from reference.checkpoint import Checkpoint
     from tests.detection.faults import Fault
@@ -36,13 +39,11 @@ class Detection:
         fault: that was put in.
         findings: the first of each check that failed.
         seen_by_shipped: whether the shipped checkpoint shows it too, where another is meant to.
-        smallest: magnitude that is still seen; None where it has none.
     """
 
     fault: Fault
     findings: tuple[Finding, ...]
     seen_by_shipped: bool = False
-    smallest: float | None = None
 
     @property
     def caught(self) -> bool:
@@ -60,15 +61,14 @@ class Detection:
         return self.caught != bool(self.fault.undetectable) and not self.seen_by_shipped
 
 
-def detect(fault: Fault, *, bisect: bool = False) -> Detection:
-    """Put *fault* in and ask every check that could see it; with *bisect*, also how small it may be."""
+def detect(fault: Fault) -> Detection:
+    """Put *fault* in and ask every check that could see it."""
     checks = _checks(fault)
     findings = []
     for check in checks:
         findings += list(_findings(fault, [check]))[:1]
     elsewhere = fault.model != "shipped" and any(True for _ in _findings(replace(fault, model="shipped"), checks))
-    smallest = _smallest(fault) if bisect and fault.magnitude and findings else None
-    return Detection(fault=fault, findings=tuple(findings), seen_by_shipped=elsewhere, smallest=smallest)
+    return Detection(fault=fault, findings=tuple(findings), seen_by_shipped=elsewhere)
 
 
 def caught_by_the_meant(fault: Fault) -> Detection:
@@ -78,20 +78,21 @@ def caught_by_the_meant(fault: Fault) -> Detection:
 
 def false_alarms(good: Good) -> list[Finding]:
     """What the suites find wrong with a right target."""
-    bench = _bench(good.model)
-    checkpoint = bench.model.checkpoint
+    judged_by = bench(good.model)
+    checkpoint = judged_by.model.checkpoint
     computes = dict.fromkeys(GraphKind, good.computes(checkpoint))
     device = TorchDevice(TorchEngine, checkpoint.shape, computes)
     return [
         finding
         for check in CHECKS
         if not check.startswith("tokenizer/")  # it knows of no target
-        for finding in bench.judge(device, cases(good.precision, good.T), check)
+        for finding in judged_by.judge(device, cases(good.precision, good.T), check)
     ]
 
 
 @cache
-def _bench(name: str) -> Bench:
+def bench(name: str) -> Bench:
+    """What the suites are given of a checkpoint: a name of `tests.detection.good.MODELS`."""
     return Bench(model(name))
 
 
@@ -103,29 +104,98 @@ def _checks(fault: Fault) -> list[str]:
 
 
 def _findings(fault: Fault, checks: Iterable[str]) -> Generator[Finding]:
-    bench = _bench(fault.model)
+    judged_by = bench(fault.model)
     with fault.patches() if fault.patches else nullcontext():
-        device = _device(fault, bench.model.checkpoint)
+        device = _device(fault, judged_by.model.checkpoint)
         for check in checks:
-            yield from bench.judge(device, cases(fault.precision), check)
+            yield from judged_by.judge(device, cases(fault.precision), check)
 
 
 def _device(fault: Fault, checkpoint: Checkpoint) -> TorchDevice:
-    precision = Precision(fault.precision.value)
+    precision = rounding(fault.precision)
     wrong = replace(checkpoint, tensors=fault.weights(checkpoint)) if fault.weights else checkpoint
     right_net, wrong_net = Formulas(checkpoint, precision), fault.formulas(wrong, precision)
     computes = {kind: wrong_net if kind in fault.kinds else right_net for kind in GraphKind}
     return TorchDevice(fault.engine, checkpoint.shape, computes)
 
 
-def _smallest(fault: Fault) -> float:
-    """The smallest magnitude that the suite parity sees, from the given one down, by bisection of its logarithm."""
+def rounding(quantization: Quantization) -> Precision | None:
+    """How a precision rounds; F32 does not."""
+    return None if quantization is Quantization.F32 else Precision(quantization.value)
+
+
+def smallest(fault: Fault) -> float | None:
+    """The smallest magnitude that the suite parity sees with prefill_all, from the given one down; None: not even that.
+
+    By bisection of its logarithm.
+    """
     assert fault.magnitude is not None
     seen, unseen = fault.magnitude.given, fault.magnitude.smallest
+    if not _parity_sees(fault.at(seen)):
+        return None
     while seen / unseen > _FINE:
         middle = math.sqrt(seen * unseen)
-        if any(True for _ in _findings(fault.at(middle), (PARITY, RANDOM))):
+        if _parity_sees(fault.at(middle)):
             seen = middle
         else:
             unseen = middle
     return seen
+
+
+def _parity_sees(fault: Fault) -> bool:
+    judged_by = bench(fault.model)
+    device = _device(fault, judged_by.model.checkpoint)
+    alone = [case for case in cases(fault.precision) if case.graph.kind is GraphKind.PREFILL_ALL]
+    return any(True for check in (RANDOM, PARITY) for _ in judged_by.judge(device, alone, check))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A fault at one precision.
+
+    Attributes:
+        caught_by: the check that is meant for it, or else the first that sees it; empty where none does.
+        metrics: the worst that the check that is meant for it found.
+        smallest: magnitude that is still seen; None where it has none, or none is.
+    """
+
+    caught_by: str
+    metrics: dict[str, float]
+    smallest: float | None
+
+
+def by_precision(fault: Fault) -> dict[Quantization, Cell]:
+    """The fault at every precision that has caps, and where it is one; empty for what has no precision."""
+    if fault.place is Place.TOKENIZER:
+        return {}
+    return {
+        precision: _cell(replace(fault, precision=precision)) for precision in fault.only or bench("shipped").limits
+    }
+
+
+def _cell(fault: Fault) -> Cell:
+    judged_by = bench(fault.model)
+    with fault.patches() if fault.patches else nullcontext():
+        device = _device(fault, judged_by.model.checkpoint)
+        results = list(judged_by.results(device, cases(fault.precision), fault.meant))
+        metrics: dict[str, float] = {}
+        for result in results:
+            metrics |= {name: max(value, metrics.get(name, value)) for name, value in result.metrics.items()}
+        caught_by = fault.meant if any(result.message for result in results) else ""
+        if not caught_by:
+            every = (
+                finding
+                for check in _checks(fault)
+                for finding in judged_by.judge(device, cases(fault.precision), check)
+            )
+            caught_by = next((finding.check for finding in every), "")
+    return Cell(caught_by=caught_by, metrics=metrics, smallest=smallest(fault) if fault.magnitude else None)
+
+
+@contextmanager
+def judge_with(limits: Path | None) -> Generator[None]:
+    """While entered, the caps are those of another file; None for those that ship."""
+    bench.cache_clear()
+    with patch("tests.detection.judge.load_limits", partial(load_limits, limits)) if limits else nullcontext():
+        yield
+    bench.cache_clear()

@@ -84,6 +84,7 @@ class Fault:
         patches: puts a faulty function of ours in, while it is entered.
         magnitude: where it has one.
         precision: of the case that shows it.
+        only: the precisions at which it is a fault; empty for all.
         model: the checkpoint that shows it: a name of `tests.detection.good.MODELS`.
         unseen: why the shipped checkpoint does not show it, where it is another that does.
         undetectable: why no check catches it; empty where one must.
@@ -101,6 +102,7 @@ class Fault:
     patches: Callable[[], AbstractContextManager[object]] | None = None
     magnitude: Magnitude | None = None
     precision: Quantization = Quantization.F16
+    only: tuple[Quantization, ...] = ()
     model: str = "shipped"
     unseen: str = ""
     undetectable: str = ""
@@ -455,6 +457,7 @@ WEIGHTS = (
         place=Place.WEIGHTS,
         meant=PARITY,
         weights=_in_8_bits,
+        only=(Quantization.F16,),
     ),
     Fault(
         name="group-size-w4",
@@ -463,6 +466,7 @@ WEIGHTS = (
         meant=PARITY,
         formulas=_WrongGroups,
         precision=Quantization.W4F16,
+        only=(Quantization.W4F16,),
     ),
     Fault(
         name="group-size-w8",
@@ -471,6 +475,7 @@ WEIGHTS = (
         meant=PARITY,
         formulas=_WrongGroups,
         precision=Quantization.W8F16,
+        only=(Quantization.W8F16,),
     ),
 )
 

@@ -7,16 +7,18 @@ import traceback
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import _pytest.outcomes
 import torch
 
+from compile.compiler import CompileError
 from compile.spec import Quantization
 from harness.check import Check
 from harness.limits import load_limits
 from harness.oracle import oracle_for
 from reference.state import State
+from reports.schema import Stage
 from runtime.faults import RuntimeFault
 from suites import test_parity, test_state, test_task, test_tokenizer
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from harness.cases import Case
     from harness.checkpoints import Model
     from harness.targets.base import Output, StateArrays, Target
-    from reports.schema import Stage
-    from tests.detection.engine import TorchDevice
 
 SUITES = {"tokenizer": test_tokenizer, "parity": test_parity, "state": test_state, "task": test_task}
 """All suites that judge numbers; `throughput` measures times, and has no right ones."""
@@ -35,13 +35,13 @@ SUITES = {"tokenizer": test_tokenizer, "parity": test_parity, "state": test_stat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A check that failed.
+    """What a check found.
 
     Attributes:
         check: suite and name, as in a record.
         case: id of the case; empty where the check concerns no graph.
         stage: that the record would name.
-        message: of the failure.
+        message: of the failure; empty where there was none.
         metrics: the worst found up to there.
     """
 
@@ -50,6 +50,14 @@ class Finding:
     stage: Stage | None
     message: str
     metrics: dict[str, float]
+
+
+class Device(Protocol):
+    """Opens engines for the suites, in the place of a run."""
+
+    def engine(self, check: Check, *cases: Case) -> Any:
+        """An engine with the nets of *cases*."""
+        ...
 
 
 class Rememberer:
@@ -76,7 +84,7 @@ class Bench:
         self._random = State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
         self._oracle = cache(lambda quantization: Rememberer(oracle_for(model.checkpoint, quantization)))
 
-    def judge(self, device: TorchDevice, cases: Sequence[Case], only: str = "") -> Generator[Finding]:
+    def judge(self, device: Device, cases: Sequence[Case], only: str = "") -> Generator[Finding]:
         """Run the suites on *device*, in the order of a run, and give every check that fails, as soon as it does.
 
         Args:
@@ -84,25 +92,28 @@ class Bench:
             cases: the grid's.
             only: name of one check; empty for all.
         """
+        return (result for result in self.results(device, cases, only) if result.message)
+
+    def results(self, device: Device, cases: Sequence[Case], only: str = "") -> Generator[Finding]:
+        """The same with those that pass, which have no message; what skips is left out."""
         for name, test, kinds in _tests():
             if only and name != only:
                 continue
             for case in [case for case in cases if case.graph.kind in kinds] if kinds else [None]:
                 check = Check(limits=self.limits[case.quantization] if case else None)
+                stage, message = None, ""
                 try:
                     test(**self._fixtures(test, case, device, check))
                 except (AssertionError, RuntimeFault) as error:
-                    yield Finding(
-                        check=name,
-                        case=case.id if case else "",
-                        stage=check.stage,
-                        message=words(error),
-                        metrics=check.metrics,
-                    )
+                    stage, message = check.stage, words(error)
+                except CompileError as error:
+                    stage, message = Stage(error.stage.value), words(error)
                 except _pytest.outcomes.Skipped:
-                    pass
+                    continue
+                case_id = case.id if case else ""
+                yield Finding(check=name, case=case_id, stage=stage, message=message, metrics=check.metrics)
 
-    def _fixtures(self, test: FunctionType, case: Case | None, device: TorchDevice, check: Check) -> dict[str, Any]:
+    def _fixtures(self, test: FunctionType, case: Case | None, device: Device, check: Check) -> dict[str, Any]:
         quantization = case.quantization if case else Quantization.F16
         every = {
             "case": case,

@@ -5,10 +5,16 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.limits import load_limits
+from tests.detection.sections import cells
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.detection.detect import Detection
+    from compile.spec import Quantization
+    from harness.limits import Limits
+    from tests.detection.detect import Cell, Detection
+    from tests.detection.faults import Fault
     from tests.detection.good import Good
     from tests.detection.judge import Finding
     from tests.detection.tool_faults import ToolFault
@@ -42,8 +48,12 @@ def page(
     detections: Sequence[Detection],
     tools: Sequence[tuple[ToolFault, str]],
     alarms: Sequence[tuple[Good, list[Finding]]],
+    rows: Sequence[tuple[Fault, dict[Quantization, Cell]]],
 ) -> str:
-    """The whole page; *tools* and *alarms* come with the message or findings of each, empty where there was none."""
+    """The part of the page that is about targets in torch, and what is not about any target.
+
+    *tools* and *alarms* come with the message or findings of each, empty where there was none.
+    """
     known = [detection for detection in detections if detection.fault.undetectable]
     elsewhere = [detection for detection in detections if detection.fault.unseen]
     caught = sum(detection.caught for detection in detections) + sum(bool(message) for _, message in tools)
@@ -68,18 +78,15 @@ def page(
             "",
         ]
     parts += [
-        "## How small a fault may be\n",
+        "## Fault by precision\n",
         (
-            "Found by bisection, to about a seventh, with the suite `parity`. Below the last column a fault is not "
-            "seen: it stays below the caps, which good runs need.\n"
+            "The same faults at every precision that has caps, by the check that is meant for them: ✓, or the name of "
+            "another check that sees the fault where the meant one does not. What is seen by none is below the caps of "
+            "that precision, which right bmodels need: its KL divergence stands there, mean or else worst, as a share "
+            "of the cap. Behind a fault that can be smaller stands the smallest magnitude that the suite `parity` sees "
+            "with prefill_all, by bisection to about a seventh.\n"
         ),
-        "| fault | unit | given | smallest seen |",
-        "|---|---|---|---|",
-    ]
-    for detection in detections:
-        if (m := detection.fault.magnitude) and detection.smallest is not None:
-            parts.append(f"| {detection.fault.name} | {m.unit} | {m.given:.3g} | {detection.smallest:.2g} |")
-    parts += [
+        *_by_precision(rows),
         "",
         "## What the shipped checkpoint does not show\n",
         "These are caught with another checkpoint only; that the shipped one does not show them is checked as well.\n",
@@ -108,25 +115,41 @@ def page(
     return "\n".join(parts).rstrip() + "\n"
 
 
+def _by_precision(rows: Sequence[tuple[Fault, dict[Quantization, Cell]]]) -> list[str]:
+    limits, _ = load_limits()
+    found = ["| fault | given | " + " | ".join(precision.value for precision in limits) + " |"]
+    found.append("|---" * (2 + len(limits)) + "|")
+    for fault, of in rows:
+        given = f"{fault.magnitude.given:.3g} {fault.magnitude.unit}" if fault.magnitude else ""
+        row = [_in_words(fault, of[precision], caps) if precision in of else "" for precision, caps in limits.items()]
+        found.append(cells([f"`{fault.name}`", given, *row]))
+    return found
+
+
+def _in_words(fault: Fault, cell: Cell, caps: Limits) -> str:
+    if not cell.caught_by:
+        mean, worst = cell.metrics.get("kl_mean_nats"), cell.metrics.get("kl_worst_nats")
+        share = mean / caps.kl_mean_nats if mean is not None else (worst or 0.0) / caps.kl_worst_nats
+        return f"not seen: {share:.2g} of the cap"
+    seen = "✓" if cell.caught_by == fault.meant else cell.caught_by
+    return seen if cell.smallest is None else f"{seen} down to {cell.smallest:.2g}"
+
+
 def _place(detection: Detection) -> str:
     return detection.fault.place.value
 
 
 def _row(detection: Detection) -> str:
     fault, findings = detection.fault, detection.findings
-    cells = [f"`{fault.name}`", fault.wrong, fault.precision.value]
+    row = [f"`{fault.name}`", fault.wrong, fault.precision.value]
     if not findings:
-        return _cells([*cells, "**not caught**", "", ""])
+        return cells([*row, "**not caught**", "", ""])
     first = findings[0]
     where = f"{first.check}, {first.case.partition('-')[0]}" if first.case else first.check
     if fault.model != "shipped":
         where += f" (checkpoint “{fault.model}”)"
-    return _cells([*cells, where, first.message.partition(";")[0], str(len(findings))])
+    return cells([*row, where, first.message.partition(";")[0], str(len(findings))])
 
 
 def _code(text: str) -> str:
     return f"`{text.replace('|', chr(92) + '|')}`" if text else "**not caught**"
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from harness.limits import LIMITS
 from harness.parity import any_tokens, narrowest
 from reference.state import State
 from runtime.binding import Dtype
-from tests.detection.detect import caught_by_the_meant, detect, false_alarms
+from tests.detection import bmodels, mutants
+from tests.detection.__main__ import main
+from tests.detection.bmodel_faults import BMODEL_FAULTS
+from tests.detection.detect import caught_by_the_meant, detect, false_alarms, smallest
 from tests.detection.engine import TorchEngine
 from tests.detection.faults import FAULTS, PARITY
 from tests.detection.formulas import Formulas
 from tests.detection.good import GOOD, cases, model
 from tests.detection.judge import CHECKS
+from tests.detection.mutations import Kind
+from tests.detection.sections import put
 from tests.detection.tool_faults import TOOL_FAULTS, judge
 
 NAMED = {fault.name: fault for fault in FAULTS}
@@ -66,10 +72,79 @@ def test_every_fault(fault):
     assert detection.as_declared, detection
 
 
+@pytest.mark.parametrize("name", ["relu-dropped", "padded-with-33"])
+def test_a_bmodel(name, toolchain):
+    """One that is wrong inside, and right ones that are fed wrongly."""
+    (fault,) = (fault for fault in BMODEL_FAULTS if fault.name == name)
+    assert bmodels.detect(fault, toolchain).caught
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", BMODEL_FAULTS, ids=lambda fault: f"{fault.name}-{fault.engine.__name__}")
+def test_every_bmodel(fault, toolchain):
+    """Each fails the check that is meant for it, and the right ones pass that."""
+    assert bmodels.detect(fault, toolchain).caught
+    for control in bmodels.controls((fault,)):
+        assert bmodels.false_alarms(control, toolchain) == []
+
+
+def test_mutants():
+    """A few of each graph: the same every time, of every kind, caught or explained."""
+    drawn = list(mutants.all_mutants(6))
+    assert [mutant.what for mutant in mutants.all_mutants(6)] == [mutant.what for mutant in drawn]
+    assert {mutant.kind for mutant in drawn} == {Kind.CONSTANT, Kind.EDGE}
+    fates = [mutants.fate(mutant) for mutant in drawn]
+    assert all(fate.explained for fate in fates)
+    assert sum(fate.finding is not None for fate in fates) > len(fates) // 2
+
+
+@pytest.mark.long
+def test_every_mutant():
+    """Caught, or explained."""
+    assert [f.mutant.name for m in mutants.all_mutants() if not (f := mutants.fate(m)).explained] == []
+
+
+def test_a_right_graph_survives():
+    """The exported graph itself passes every check, and is equivalent to itself."""
+    case = cases()[0]
+    (mutant,) = list(mutants.mutants(case.graph.name, mutants.right(case)[0], 1))
+    fate = mutants.fate(replace(mutant, model=mutants.right(case)[0]))
+    assert fate.finding is None
+    assert fate.survivor.identical
+
+
+def test_loose_caps_let_faults_through(tmp_path, capsys):
+    """The exit status is 0 with the caps that ship, and 1 with caps ten times as high."""
+    loose = tmp_path / "limits.toml"
+    loose.write_text(LIMITS.read_text().replace("kl_mean_nats = 1e-4", "kl_mean_nats = 1e-3"))
+    only = ["--part", "targets", "--only", "decay-off"]
+    assert main(only) == 0
+    assert capsys.readouterr().out.endswith("caught 1 of 1, false alarms 0 of 0\n")
+    assert main([*only, "--limits", str(loose)]) == 1
+    assert capsys.readouterr().out.endswith("not as declared: decay-off\ncaught 0 of 1, false alarms 0 of 0\n")
+
+
+def test_smallest():
+    """A fault is seen at the magnitude found, and not at half of it."""
+    fault = NAMED["head-truncated"]
+    assert smallest(fault) == 1
+    assert smallest(NAMED["logits-scaled"]) == pytest.approx(0.008, rel=0.3)
+
+
+def test_parts_of_the_page():
+    """A part takes its own place, whatever was there before."""
+    page = put("", "mutants", "m")
+    page = put(page, "targets", "t")
+    assert put(page, "mutants", "n") == "<!-- part: targets -->\nt\n\n<!-- part: mutants -->\nn\n"
+    assert put("an old page", "targets", "t") == "<!-- part: targets -->\nt\n"
+
+
 def test_faults_are_told_apart():
     """Each has a name of its own and a check that exists; what is wrong in decode alone fails in decode alone."""
     assert len(NAMED) == len(FAULTS)
     assert {fault.meant for fault in FAULTS} <= set(CHECKS)
+    assert {fault.meant for fault in BMODEL_FAULTS} <= set(CHECKS)
+    assert sum(fault.compiled for fault in BMODEL_FAULTS) >= 20
     assert all(bool(fault.unseen) is (fault.model != "shipped") for fault in FAULTS)
     findings = caught_by_the_meant(replace(NAMED["decode-wrong"], meant=PARITY)).findings
     assert {finding.case for finding in findings} == {"decode-F16-chunk"}
