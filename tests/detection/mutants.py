@@ -38,7 +38,7 @@ ROUNDING_NATS, ROUNDING_NMSE = 1e-9, 1e-10
 """Below both, two float32 graphs compute the same in another order."""
 
 _EDGE = 2.0
-"""Up to this many times a cap, it depends on the tokens whether a check fails: a sample of another few hundred decides."""
+"""Up to this many times a cap, it depends on the tokens whether a check fails: a few hundred others decide."""
 
 _CHECKS = [check for check in CHECKS if check.startswith(("parity/", "state/"))]
 
