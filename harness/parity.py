@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
 
 TOKENS = 64  # a multiple of every chunk length up to itself
-MEAN_FROM_CALLS = 16  # of one position each: fewer have no mean in suites/limits.toml
 
 
 def judge_from_zero_state(
@@ -51,9 +50,10 @@ def judge_from_random_state(
 ) -> None:
     """The same from *state*, over any tokens of the whole vocabulary; the format of the state too.
 
-    Half as many tokens as above where they are fed one by one, otherwise four times as many, and enough for a mean over
-    positions: of fewer, nothing but the worst one counts, with a cap a hundred times as high. A weight of the last norm
-    could be twice what it should be, and no check saw it (docs/detection.md, mutants).
+    Half as many tokens as above where they are fed one by one, otherwise four times as many: 16 positions of prefill
+    16, of which a mean is judged. Of fewer, nothing but the worst one counts, with a cap a hundred times as high: a
+    weight of the last norm could be twice what it should be, and no check saw it (docs/detection.md, mutants). Longer
+    chunks give fewer positions, and no mean: one position in 16 that is hard decides it.
 
     Text has few of a vocabulary's tokens, and those that a model finds easy. With the model that ships, computed in
     torch, a decay that is 1 % off has a mean KL of 2.9e-5 nats over text and of 2.0e-4 over any tokens; what is right
@@ -69,14 +69,10 @@ def judge_from_random_state(
 
 def _enough(case: Case) -> int:
     """Tokens to judge any state from: a multiple of the case's."""
+    if case.graph.kind is GraphKind.DECODE:
+        return TOKENS // 2
     T = case.graph.T
-    match case.graph.kind:
-        case GraphKind.DECODE:
-            return TOKENS // 2
-        case GraphKind.PREFILL:
-            return T * max(MEAN_FROM_CALLS, -(-4 * TOKENS // T))
-        case GraphKind.PREFILL_ALL:
-            return T * -(-4 * TOKENS // T)
+    return T * -(-4 * TOKENS // T)
 
 
 def any_tokens(n_vocab: int, length: int) -> list[int]:

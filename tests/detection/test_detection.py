@@ -72,7 +72,7 @@ def test_every_fault(fault):
     assert detection.as_declared, detection
 
 
-@pytest.mark.parametrize("name", ["relu-dropped", "padded-with-33"])
+@pytest.mark.parametrize("name", ["relu-dropped", "padded-with-0"])
 def test_a_bmodel(name, toolchain):
     """One that is wrong inside, and right ones that are fed wrongly."""
     (fault,) = (fault for fault in BMODEL_FAULTS if fault.name == name)
