@@ -17,8 +17,8 @@ help:
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
 	@echo "make soak-compile  sizes and precisions through the compiler (hours at first, goes on where it was; narrow it with"
 	@echo "            ARGS='--sizes 2.9B --one-block'); the table goes to docs/soak-compile.md"
-	@echo "make detection  put known faults into targets, graphs and bmodels and see that the suites catch them (half an hour,"
-	@echo "            at first an hour); the tables go to docs/detection.md; ARGS='--part mutants' runs a part, see --help"
+	@echo "make detection  put known faults into targets, graphs and bmodels and see that the suites catch them; the tables go"
+	@echo "            to docs/detection.md; ARGS='--part mutants' runs a part, see ARGS=--help"
 	@echo "RELEASE=$(RELEASE) chooses the TPU-MLIR release, PYTHON=$(PYTHON) the interpreter"
 
 setup:

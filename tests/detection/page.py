@@ -39,8 +39,8 @@ overflow float16 before the mask of a chunk; a flag of the compiler that changes
 asked for; constants folded with other weights; inputs and outputs in another order; addresses reused while they are
 still read; a launch that is not waited for; a bmodel that is truncated, or of another chip; nets that say two formats
 of one state; memory of a board that is not coherent. The faults of formulas and weights above can also be compiled: a
-graph variant with the same wrong piece (`tests/faulty_variants.py` has two), or the wrong tensors of
-`Fault.weights`.
+graph variant with the same wrong piece, or the wrong tensors of `Fault.weights`: `tests/detection/bmodel_faults.py` has
+50, which `make detection ARGS='--part bmodels'` compiles and runs on the simulator.
 """
 
 
