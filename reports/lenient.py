@@ -132,7 +132,8 @@ def _first_line(path: Path, text: bytes) -> Run:
 def _contradictions(where: str, records: list[Record], broken: int, end: End) -> list[str]:
     """What the last line says otherwise; a broken line may be one of the records that it counts."""
     if end.records != len(records) + broken:
-        return [f"{where}: the last line counts {end.records} records, but there are {len(records)}"]
+        unread = f", and {broken} broken lines" if broken else ""
+        return [f"{where}: the last line counts {end.records} records, but there are {len(records)}{unread}"]
     counted = Counter(record.outcome.value for record in records)
     if not broken and counted != Counter(end.outcomes):
         return [f"{where}: the last line counts {end.outcomes}, but there are {dict(counted)}"]

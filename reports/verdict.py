@@ -54,7 +54,7 @@ def verdict_of(loaded: Loaded) -> Verdict:
     outcomes = Counter(record.outcome for run in runs for record in run.file.records)
     if loaded.faults or outcomes[Outcome.FAILED] or _stale(loaded):
         state = State.BAD
-    elif any(run.file.interrupted for run in runs) or not outcomes.total() or outcomes[Outcome.INFRA]:
+    elif any(run.file.interrupted for run in runs) or _nothing(outcomes) or outcomes[Outcome.INFRA]:
         state = State.DOUBTFUL
     else:
         state = State.GOOD
@@ -73,8 +73,8 @@ def _headline(loaded: Loaded, outcomes: Counter[Outcome]) -> str:
         return f"Cannot be trusted: {_count(len(loaded.faults), 'fault')} in the records"
     if interrupted:
         return "Interrupted" if len(runs) == 1 else f"{interrupted} of {len(runs)} runs interrupted"
-    if not outcomes:
-        return "Nothing measured"
+    if _nothing(outcomes):
+        return f"Nothing measured: all {_count(outcomes.total(), 'check')} skipped" if outcomes else "Nothing measured"
     failed, infra, stale = outcomes[Outcome.FAILED], outcomes[Outcome.INFRA], _stale(loaded)
     checks = f"{outcomes.total()} checks" + (f" of {len(runs)} runs" if len(runs) > 1 else "")
     if failed or infra or stale:
@@ -83,6 +83,10 @@ def _headline(loaded: Loaded, outcomes: Counter[Outcome]) -> str:
         told += [f"{_count(stale, 'stale expectation')}{'' if told else f' in {checks}'}"] if stale else []
         return ", ".join(told)
     return f"All {checks} passed{_AND_EXPECTED if outcomes[Outcome.EXPECTED_FAILURE] else _OR_SKIPPED}"
+
+
+def _nothing(outcomes: Counter[Outcome]) -> bool:
+    return outcomes.total() == outcomes[Outcome.SKIPPED]
 
 
 def _details(outcomes: Counter[Outcome]) -> str:

@@ -132,6 +132,7 @@ def test_runs_are_found_once(tmp_path):
         ([a_record()], False, "Interrupted", State.DOUBTFUL),
         ([a_record(outcome=Outcome.FAILED)], False, "Interrupted", State.BAD),
         ([], True, "Nothing measured", State.DOUBTFUL),
+        ([a_record(outcome=Outcome.SKIPPED)], True, "Nothing measured: all 1 check skipped", State.DOUBTFUL),
     ],
 )
 def test_verdict(tmp_path, records, complete, headline, state):
