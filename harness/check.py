@@ -34,6 +34,7 @@ class Check:
         metrics: the worst of each metric over everything judged so far.
         kl_by_position: KL divergence in nats by index of token, of the judgement whose worst position is the worst.
         bmodels: what was compiled or found for it, the case's own first.
+        bmodel_sha256: of the file that has the case's net.
         runtime: versions and hashes of the libraries that ran.
         notes: what a reader of the metrics must know, for the record's message.
     """
@@ -43,6 +44,7 @@ class Check:
     metrics: dict[str, float] = field(default_factory=dict)
     kl_by_position: dict[int, float] = field(default_factory=dict)
     bmodels: list[Bmodel] = field(default_factory=list)
+    bmodel_sha256: str = ""
     runtime: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from compile.spec import GraphKind
 from harness.prompts import prompt
-from harness.targets.bmodel import BmodelTarget
+from harness.targets.bmodel import BmodelTarget, wkv_type
 from runtime.binding import Dtype
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def judge_format(check: Check, engine: Engine, state: StateArrays) -> None:
         AssertionError: every other number, or more, is one of a narrower type.
     """
     __tracebackhide__ = True
-    declared = engine.nets[0].states[1].dtype
-    check.equal(declared.name, narrowest(np.concatenate([array.ravel() for array in state[1::3]])).name, "WKV state in")
+    found = narrowest(np.concatenate([array.ravel() for array in state[1::3]]))
+    check.equal(wkv_type(engine).name, found.name, "WKV state in")
 
 
 def narrowest(values: np.ndarray) -> Dtype:

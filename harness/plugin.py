@@ -45,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="RWKV-7 checkpoint: .pth, .safetensors, ggmf or an exported folder (default: the trained one that ships)",
     )
     group.addoption(
+        "--bmodel",
+        metavar="FILE,…",
+        type=_files,
+        help="judge these bmodels, of another port of RWKV-7, in place of our own; with --io (docs/bring-your-own.md)",
+    )
+    group.addoption(
+        "--io",
+        metavar="MAP",
+        type=Path,
+        help="TOML file that says what the port's inputs and outputs are, and which checkpoint it is judged by",
+    )
+    group.addoption(
         "--codec",
         type=Codec,
         choices=list(Codec),
@@ -145,6 +157,8 @@ _NAMES = (
     "device",
     "libsophon",
     "checkpoint",
+    "bmodel",
+    "io",
     "codec",
     "grid",
     "quantizations",
@@ -157,6 +171,10 @@ _NAMES = (
     "repeats",
     "known",
 )
+
+
+def _files(text: str) -> tuple[Path, ...]:
+    return tuple(Path(name.strip()) for name in text.split(",") if name.strip())
 
 
 def chosen_options(option: Callable[[str], object]) -> dict[str, str]:

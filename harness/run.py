@@ -19,6 +19,7 @@ from harness.jobs import compile_case
 from harness.limits import load_limits
 from harness.ops.case import load_ops
 from harness.oracle import QUANTISED, oracle_for, that_matter
+from harness.own.options import NOTHING, Own
 from harness.paths import cache_folder
 from reports.schema import Stage
 
@@ -43,6 +44,7 @@ class SuiteRun:
 
     Attributes:
         place: where bmodels run.
+        port: somebody else's bmodels in place of ours; None where there are none.
         guard: watches over a board; None where there is none to watch.
         folder: where this run's files go; None before the first test.
         load_s: wall time of opening the device and loading bmodels into it, when that was last done.
@@ -60,18 +62,20 @@ class SuiteRun:
         toolchain: str,
         stage_timeout_s: float,
         say: Callable[[str], None],
+        own: Own = NOTHING,
     ) -> None:
         """Check every option at once: a typing mistake must not wait for the first compile.
 
         Raises:
-            NoBoardError, GridError, OptionError, ToolchainError, CheckpointError, CodecError: an option that cannot be
-                met.
+            NoBoardError, GridError, OptionError, ToolchainError, CheckpointError, CodecError, MapError, BadBmodel: an
+                option that cannot be met.
         """
-        self.grid = load_grid(grid, narrowed)
-        self.ops = load_ops(self.grid.name)
+        self.port = own.open(checkpoint, codec)
+        self.grid = self.port.grid if self.port else load_grid(grid, narrowed)
+        self.ops = () if self.port else load_ops(self.grid.name)
         self.toolchain = find(toolchain, cache_folder())
         self.place = open_place(device, libsophon, self.toolchain.libraries)
-        self.model = open_model(checkpoint, codec)
+        self.model = self.port.model if self.port else open_model(checkpoint, codec)
         self.limits, self.limits_sha256 = load_limits()
         self._say = say
         self._stage_timeout_s = stage_timeout_s
@@ -117,15 +121,13 @@ class SuiteRun:
             CompileError: a graph does not compile.
             RuntimeFault: the bmodels do not load.
         """
-        check.stage = Stage.EXPORT
-        check.bmodels = [self.compiled(case) for case in cases]
+        wanted, opened = self._what_to_load(check, cases)
         check.stage = Stage.LOAD
-        wanted = tuple(sorted(bmodel.result.key for bmodel in check.bmodels))
         if self._engine and (self._engine[0] != wanted or not self._engine[1].alive):
             self.close()
         if self._engine is None:
             start = time.perf_counter()
-            self._engine = wanted, self.place.open([bmodel.path for bmodel in check.bmodels])
+            self._engine = wanted, opened()
             self.load_s = time.perf_counter() - start
             for remark in set(self._engine[1].remarks) - self._remarks:
                 self._say(f"doubtful: {remark}")
@@ -139,6 +141,19 @@ class SuiteRun:
             check.runtime["remarks"] = "; ".join(engine.remarks)
         check.stage = Stage.RUN
         return engine
+
+    def _what_to_load(self, check: Check, cases: tuple[Case, ...]) -> tuple[tuple[str, ...], Callable[[], Engine]]:
+        """What an engine of *cases* consists of, and what opens it; *check* learns of it."""
+        if self.port is not None:
+            port = self.port
+            check.bmodel_sha256 = port.sha256_of(cases[0])
+            wanted = tuple(sorted(case.id for case in cases))
+            return wanted, lambda: self.place.open(list(port.files), assemble=port.contract(cases))
+        check.stage = Stage.EXPORT
+        check.bmodels = [self.compiled(case) for case in cases]
+        check.bmodel_sha256 = check.bmodels[0].result.bmodel_sha256
+        wanted = tuple(sorted(bmodel.result.key for bmodel in check.bmodels))
+        return wanted, lambda: self.place.open([bmodel.path for bmodel in check.bmodels])
 
     def end(self) -> None:
         """Give everything back: engine, place, lock; twice does nothing."""

@@ -24,6 +24,7 @@ from harness.gate.finding import Key
 from harness.known import cases_that_ship, load_known
 from harness.manifest import manifest, now
 from harness.ops.case import shipped_ops
+from harness.own.options import Own
 from harness.paths import cache_folder
 from harness.plugin import chosen_options
 from harness.record_of import key_of_item, record_of
@@ -36,6 +37,7 @@ from reports.csv_file import write_csv
 from reports.html_page import write_html
 from reports.lenient import load
 from reports.schema import Outcome, Record, read
+from runtime.faults import BadBmodel
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class SuitePlugin:
                 toolchain=option("--toolchain"),
                 stage_timeout_s=option("--stage-timeout"),
                 say=self._say,
+                own=Own(option("--bmodel") or (), option("--io")),
             )
             self._known = load_known(
                 option("--known"),
@@ -99,6 +102,7 @@ class SuitePlugin:
             CodecError,
             RemoteFault,
             FolderBusyError,
+            BadBmodel,
             ValueError,
         ) as error:
             raise pytest.UsageError(str(error)) from error
@@ -187,6 +191,7 @@ class SuitePlugin:
                 f"width {shape.n_embd}, {shape.n_head} heads of {shape.head_size}, vocabulary {shape.n_vocab}, "
                 f"codec {run.model.codec.value}"
             ),
+            *([f"port: {', '.join(map(str, run.port.files))}, map {run.port.io.path}"] if run.port else []),
             f"grid: {run.grid.name}: {', '.join(case.id for case in run.grid.cases)}",
             *([f"known failures: {self._known.path}"] if self._known.path else []),
         ]

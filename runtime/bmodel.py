@@ -34,7 +34,7 @@ def check_is_bmodel(path: Path) -> None:
     Raises:
         BadBmodel: it is not; the message says how.
     """
-    _read_description(path, wanted=False)
+    _read(path, description=False)
 
 
 def read_origin(path: Path) -> Origin:
@@ -43,14 +43,23 @@ def read_origin(path: Path) -> Origin:
     Raises:
         BadBmodel: it is no bmodel, is truncated, or its description is damaged.
     """
-    description = _read_description(path, wanted=True)
+    description = read_description(path)
     try:
         return Origin(_text(description, _VERSION_FIELD), _text(description, _CHIP_FIELD))
     except (struct.error, UnicodeDecodeError) as error:
         raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
 
 
-def _read_description(path: Path, *, wanted: bool) -> bytes:
+def read_description(path: Path) -> bytes:
+    """The description of *path*, a FlatBuffer.
+
+    Raises:
+        BadBmodel: it is no bmodel, or is truncated.
+    """
+    return _read(path, description=True)
+
+
+def _read(path: Path, *, description: bool) -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(HEADER.size)
@@ -65,7 +74,7 @@ def _read_description(path: Path, *, wanted: bool) -> bytes:
                     f"{path} is truncated: its header tells of {sum(lengths)} bytes, it has {size}. Build it again"
                 )
             file.seek(lengths[0])
-            return file.read(lengths[1]) if wanted else b""
+            return file.read(lengths[1]) if description else b""
     except OSError as error:
         raise BadBmodel(f"{path} cannot be read: {error.strerror}") from error
 

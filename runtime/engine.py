@@ -14,11 +14,13 @@ from runtime.libraries import Kind, Libraries
 from runtime.process import WORKER, WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from runtime.framing import Message
     from runtime.nets import Net
+
+    Assemble = Callable[[Sequence[tuple[Mapping[str, Any], str]]], tuple[Net, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Engine:
         timeout_s: float = 600.0,
         command: Sequence[str] = WORKER,
         local: bool = True,
+        assemble: Assemble = nets.assemble,
     ) -> Self:
         """Start a worker, open *device* in it and load *bmodels*.
 
@@ -96,6 +99,7 @@ class Engine:
             timeout_s: limit for every single request to the worker; loading a bmodel is one.
             command: what starts the worker.
             local: whether *command* becomes the worker itself, on this machine.
+            assemble: what reads the worker's descriptions of nets; another one than ours knows another contract.
 
         Raises:
             LibraryMissing: the libraries are not where they should be.
@@ -119,7 +123,7 @@ class Engine:
             for path in paths:
                 worker.request("looking at a file", do="check", bmodel=path)
             versions = open_device(worker, libraries, device, local=local)
-            loaded, remarks = _load(worker, paths)
+            loaded, remarks = _load(worker, paths, assemble)
             return cls(worker, loaded, versions, remarks)
         except RuntimeFault:
             with suppress(RuntimeFault):
@@ -192,14 +196,14 @@ def open_device(worker: WorkerProcess, libraries: Libraries, device: int, *, loc
     return Versions(kind=libraries.kind, device=device, libraries=files, **found)
 
 
-def _load(worker: WorkerProcess, bmodels: Sequence[str]) -> tuple[tuple[Net, ...], tuple[str, ...]]:
+def _load(worker: WorkerProcess, bmodels: Sequence[str], assemble: Assemble) -> tuple[tuple[Net, ...], tuple[str, ...]]:
     described: list[tuple[dict[str, Any], str]] = []
     remarks: dict[str, None] = {}  # in order, each once
     for bmodel in bmodels:
         found = worker.request(f"loading {bmodel}", do="load", bmodel=bmodel).fields
         described += [(net, bmodel) for net in found["nets"]]
         remarks |= {found["remark"]: None} if found["remark"] else {}
-    loaded = nets.assemble(described)
+    loaded = assemble(described)
     nets.check_agreement(loaded)
     for net in loaded:
         worker.request(

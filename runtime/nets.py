@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from runtime.piece import Piece
+
     Floats = NDArray[np.float32]
 
 _DTYPE_NAMES = {dtype.value: dtype.name for dtype in Dtype}
@@ -84,6 +86,8 @@ class Net:
     """What is launched, in this order."""
     edges: tuple[tuple[str, int], ...]
     """Names and bytes of the device memory for all that is no state."""
+    pieces: tuple[Piece, ...] = ()
+    """Where each layer's states lie in its state tensors, of a net with another layout than ours; otherwise none."""
 
 
 def assemble(described: Sequence[tuple[Mapping[str, Any], str]]) -> tuple[Net, ...]:

@@ -28,12 +28,14 @@ class Session:
     Attributes:
         last_call_s: wall time of the last call of a net, launch to synchronisation, in the worker. On the simulator
             it says nothing about hardware.
+        pieces: where each layer's states lie in the tensors that `get_state` gives; see `Net`.
     """
 
     def __init__(self, engine: Engine, *, started: int | None = None) -> None:
         """Start with the zero state; or take over the session of the worker's number *started*, for `fork`."""
         self._engine = engine
         self._states = engine.nets[0].states
+        self.pieces = engine.nets[0].pieces
         self._id: int | None = started
         self.last_call_s = float("nan")
         if started is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harness.device.board import locate_board
 from harness.device.health import read_health
@@ -16,6 +16,7 @@ from harness.paths import cache_folder
 from runtime.engine import Engine
 from runtime.faults import BadBmodel, LibraryMissing, RuntimeFault
 from runtime.libraries import Libraries
+from runtime.nets import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
 
     from harness.device.board import Board
     from reports.schema import Reading
+    from runtime.engine import Assemble
 
 CMODEL = "cmodel"
+
+
+class Opener(Protocol):
+    """Opens an engine with bmodels; *assemble* is the contract that their nets keep."""
+
+    def __call__(self, bmodels: Sequence[Path], *, assemble: Assemble = assemble) -> Engine:
+        """Load *bmodels*; see :meth:`runtime.engine.Engine.open`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,7 @@ class Place:
     description: str
     simulated: bool
     watched: bool
-    open: Callable[[Sequence[Path]], Engine]
+    open: Opener
     readings: Callable[[], tuple[Reading, ...]] = tuple
     recovery: str = ""
     lift: str = ""
@@ -138,5 +148,5 @@ def _simulator(folder: Path) -> Place:
     )
 
 
-def _open(libraries: Libraries, number: int, bmodels: Sequence[Path]) -> Engine:
-    return Engine.open(libraries, bmodels, device=number)
+def _open(libraries: Libraries, number: int, bmodels: Sequence[Path], *, assemble: Assemble = assemble) -> Engine:
+    return Engine.open(libraries, bmodels, device=number, assemble=assemble)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.targets.base import Output, Score, StateArrays
+from runtime.piece import put_together, take_apart
 from runtime.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.targets.base import Text
+    from runtime.binding import Dtype
     from runtime.engine import Engine
 
 
@@ -72,11 +74,24 @@ class BmodelScorer:
 
 
 def set_state(engine: Engine, session: Session, state: StateArrays) -> None:
-    """Give a session a state in the targets' common shapes; the nets' own may carry axes of length 1."""
-    shapes = [net_state.shape for net_state in engine.nets[0].states]
-    session.set_state([array.reshape(shape) for array, shape in zip(state, shapes, strict=True)])
+    """Give a session a state in the targets' common shapes; the nets' own may have another layout."""
+    net = engine.nets[0]
+    shapes = [net_state.shape for net_state in net.states]
+    if net.pieces:
+        session.set_state(put_together(state, net.pieces, shapes))
+    else:
+        session.set_state([array.reshape(shape) for array, shape in zip(state, shapes, strict=True)])
 
 
 def get_state(session: Session) -> StateArrays:
     """A session's state in the targets' common shapes: the WKV matrices as they are, the shifts as vectors."""
-    return [array if i % 3 == 1 else array.reshape(-1) for i, array in enumerate(session.get_state())]
+    tensors = session.get_state()
+    if session.pieces:
+        return take_apart(tensors, session.pieces)
+    return [array if i % 3 == 1 else array.reshape(-1) for i, array in enumerate(tensors)]
+
+
+def wkv_type(engine: Engine) -> Dtype:
+    """The type that the nets keep the WKV matrices in."""
+    net = engine.nets[0]
+    return net.states[net.pieces[1].state if net.pieces else 1].dtype

@@ -21,12 +21,14 @@ from harness.device.remote.ssh import Command, Connection
 from runtime.engine import Engine
 from runtime.faults import WorkerDied, WorkerHung
 from runtime.libraries import Libraries
+from runtime.nets import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from reports.schema import Reading
+    from runtime.engine import Assemble
     from runtime.framing import Message
 
 _T = TypeVar("_T")
@@ -147,19 +149,22 @@ class RemoteHost:
         """The local command that runs a worker there, with its standard input and output."""
         return self._persistently(self._worker_command)
 
-    def open_engine(self, bmodels: Sequence[Path], *, timeout_s: float = 600.0) -> RemoteEngine:
+    def open_engine(
+        self, bmodels: Sequence[Path], *, timeout_s: float = 600.0, assemble: Assemble = assemble
+    ) -> RemoteEngine:
         """Copy *bmodels* there and load them; the first time the board is locked.
 
         Args:
             bmodels: files of this machine.
             timeout_s: limit for every single request to the worker.
+            assemble: see :meth:`runtime.engine.Engine.open`.
 
         Raises:
             BoardInUse: somebody else has locked it.
             RemoteFault: of any class: the machine or the connection to it.
             RuntimeFault: as `Engine.open`.
         """
-        return self._persistently(lambda connection: self._open(connection, bmodels, timeout_s))
+        return self._persistently(lambda connection: self._open(connection, bmodels, timeout_s, assemble))
 
     def readings(self) -> tuple[Reading, ...]:
         """What the board tells of its health, see `read_health`; the places named are of the other machine.
@@ -242,7 +247,9 @@ class RemoteHost:
                     raise
                 time.sleep(_PAUSES_S[tries])
 
-    def _open(self, connection: Connection, bmodels: Sequence[Path], timeout_s: float) -> RemoteEngine:
+    def _open(
+        self, connection: Connection, bmodels: Sequence[Path], timeout_s: float, assemble: Assemble
+    ) -> RemoteEngine:
         paths = [Path(self._send_file(connection, bmodel)) for bmodel in bmodels]
         with _telling_of_losses(connection, "opening the board"):
             engine = RemoteEngine.open(
@@ -252,6 +259,7 @@ class RemoteHost:
                 timeout_s=timeout_s,
                 command=self._worker_command(connection),
                 local=False,
+                assemble=assemble,
             )
         engine.connection = connection
         return engine

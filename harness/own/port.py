@@ -1,0 +1,116 @@
+"""Somebody else's port in place of our own graphs: the cases that it has, and an engine's contract for them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from compile.stages import hash_file
+from harness.cases import Case, Grid
+from harness.checkpoints import open_model
+from harness.own.io_map import IoMap, load_map
+from harness.own.match import graphs_of, matched
+from runtime.description import describe
+from runtime.nets import check_agreement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from harness.checkpoints import Model
+    from runtime.engine import Assemble
+    from runtime.nets import Net
+    from tokenizer.codec import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Bmodel files, the map that says what their nets take and give, and the checkpoint that they are judged by.
+
+    Attributes:
+        io: the map.
+        model: the reference.
+        files: bmodels, with their SHA-256.
+    """
+
+    io: IoMap
+    model: Model
+    files: Mapping[Path, str]
+
+    @property
+    def grid(self) -> Grid:
+        """A case for each net of the map, whose name stands where ours have a variant."""
+        sha256 = hashlib.sha256("".join([self.io.sha256, *self.files.values()]).encode()).hexdigest()
+        cases = [self._case(graph) for name in self.io.file.nets for graph in graphs_of(self.io, name)]
+        return Grid(self.io.file.name, sha256, tuple(sorted(cases, key=lambda case: case.graph.kind.value)))
+
+    def _case(self, graph: Any) -> Case:
+        return Case(graph=graph, quantization=self.io.file.precision, variant=self.io.file.name)
+
+    def sha256_of(self, case: Case) -> str:
+        """Of the file that has the case's net."""
+        net = self.net_of(case)
+        return next(sha for path, sha in self.files.items() if any(one["name"] == net for one in describe(path)))
+
+    def net_of(self, case: Case) -> str:
+        """The port's own name for a case's net."""
+        return next(name for name in self.io.file.nets if case.graph in graphs_of(self.io, name))
+
+    def contract(self, cases: Sequence[Case]) -> Assemble:
+        """Reads the nets of *cases* out of what the worker describes, and no others."""
+        return partial(_read, self.io, self.model, tuple(cases), self.net_of)
+
+
+def _read(
+    io: IoMap,
+    model: Model,
+    cases: Sequence[Case],
+    net_of: Callable[[Case], str],
+    described: Sequence[tuple[Mapping[str, Any], str]],
+) -> tuple[Net, ...]:
+    wanted = {case.graph.name for case in cases}
+    nets = matched(io, described, model.checkpoint.shape, only=list(dict.fromkeys(map(net_of, cases))))
+    return tuple(net for net in nets if net.name in wanted)
+
+
+def open_port(bmodels: Sequence[Path], io: Path, checkpoint: Path | None, codec: Codec | None) -> Port:
+    """Read the map, the checkpoint and the files' own descriptions, and see that they agree; no device is needed.
+
+    Args:
+        bmodels: one file or more.
+        io: the map.
+        checkpoint: the reference, in place of the map's.
+        codec: of its ids, in place of the map's.
+
+    Raises:
+        MapError: the map makes no sense, or does not agree with the files.
+        BadBmodel: a file is no bmodel, or its nets do not go together.
+        CheckpointError, CodecError: the checkpoint is none, or the codec does not fit it.
+    """
+    read = load_map(io)
+    model = open_model(reference_of(read, checkpoint), codec or read.file.codec)
+    described = [(net, str(path)) for path in bmodels for net in describe(path)]
+    names = [net["name"] for net, _ in described]
+    for name in read.file.nets:
+        if names.count(name) > 1:
+            read.refuse(f"expected one net {name} in all files, found {names.count(name)}", f"nets.{name}")
+    check_agreement(matched(read, described, model.checkpoint.shape))
+    return Port(read, model, {path: hash_file(path) for path in bmodels})
+
+
+def reference_of(io: IoMap, checkpoint: Path | None) -> Path:
+    """The checkpoint that a port is judged by: the one that was asked for, or the map's.
+
+    Raises:
+        MapError: neither is there.
+    """
+    if checkpoint is not None:
+        return checkpoint
+    if io.checkpoint is None:
+        io.refuse("checkpoint: expected the port's checkpoint here or by --checkpoint, found neither", "", "checkpoint")
+    if not io.checkpoint.exists():
+        io.refuse(f"checkpoint: expected a file or folder, found nothing at {io.checkpoint}", "", "checkpoint")
+    return io.checkpoint

@@ -1,0 +1,119 @@
+"""The nets that a bmodel file says it holds, read without any library or device. Runs on Python 3.8.
+
+The description in the file is a FlatBuffer: a table begins with the distance back to its list of offsets, one for each
+field, 0 for a field that is absent. Only the fields that tell names, types and shapes are read here; the numbers of
+these fields are part of the format, which only ever adds to them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from runtime.bmodel import read_description
+from runtime.faults import BadBmodel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NETS = 4  # of a Model
+_NET_NAME, _NET_STAGES, _NET_ADDR_MODE = 0, 3, 5
+_STAGE_INPUTS, _STAGE_OUTPUTS, _STAGE_IS_DYNAMIC = 0, 1, 5
+_TENSOR_NAME, _TENSOR_TYPE, _TENSOR_BYTES, _TENSOR_SHAPES = 0, 1, 4, 5
+_SHAPE_DIMS = 0
+
+
+def describe(path: Path) -> list[dict[str, Any]]:
+    """Each net as the worker describes it once it is loaded: name, stages, inputs and outputs.
+
+    Raises:
+        BadBmodel: *path* is no bmodel, is truncated, or its description is damaged.
+    """
+    data = read_description(path)
+    try:
+        root = _Table(data, *struct.unpack_from("<I", data, 0))
+        return [_net(net) for net in root.tables(_NETS)]
+    except (struct.error, UnicodeDecodeError, IndexError) as error:
+        raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+
+
+def _net(net: _Table) -> dict[str, Any]:
+    stages = list(net.tables(_NET_STAGES))
+    return {
+        "name": net.text(_NET_NAME),
+        "is_dynamic": bool(stages[0].number(_STAGE_IS_DYNAMIC, "<i")),
+        "stages": len(stages),
+        "addr_mode": net.number(_NET_ADDR_MODE, "<i"),
+        "inputs": [_port(tensor) for tensor in stages[0].tables(_STAGE_INPUTS)],
+        "outputs": [_port(tensor) for tensor in stages[0].tables(_STAGE_OUTPUTS)],
+    }
+
+
+def _port(tensor: _Table) -> dict[str, Any]:
+    shapes = list(tensor.tables(_TENSOR_SHAPES))
+    return {
+        "name": tensor.text(_TENSOR_NAME),
+        "dtype": tensor.number(_TENSOR_TYPE, "<I"),
+        "shape": shapes[0].numbers(_SHAPE_DIMS, "<Q"),
+        "bytes": tensor.number(_TENSOR_BYTES, "<Q"),
+    }
+
+
+class _Table:
+    """A table at *position* of *data*."""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self._data = data
+        self._position = position
+        (back,) = struct.unpack_from("<i", data, position)
+        self._offsets = position - back
+        (self._length,) = struct.unpack_from("<H", data, self._offsets)
+        if self._offsets < 0 or self._length < 4:
+            raise struct.error("no table of offsets")
+
+    def _field(self, number: int) -> int | None:
+        """Where the field's value stands; None where it is absent."""
+        place = 4 + 2 * number
+        if place + 2 > self._length:
+            return None
+        (offset,) = struct.unpack_from("<H", self._data, self._offsets + place)
+        return self._position + offset if offset else None
+
+    def _followed(self, place: int) -> int:
+        (distance,) = struct.unpack_from("<I", self._data, place)
+        if not distance:
+            raise struct.error("an offset that leads nowhere")
+        return int(place + distance)
+
+    def number(self, field: int, form: str) -> int:
+        place = self._field(field)
+        return 0 if place is None else int(struct.unpack_from(form, self._data, place)[0])
+
+    def text(self, field: int) -> str:
+        place = self._field(field)
+        if place is None:
+            return ""
+        start = self._followed(place)
+        (count,) = struct.unpack_from("<I", self._data, start)
+        (text,) = struct.unpack_from(f"<{count}s", self._data, start + 4)
+        return str(text.decode())
+
+    def numbers(self, field: int, form: str) -> list[int]:
+        size = struct.calcsize(form)
+        return [int(struct.unpack_from(form, self._data, place)[0]) for place in self._elements(field, size)]
+
+    def tables(self, field: int) -> Iterator[_Table]:
+        for place in self._elements(field, 4):
+            yield _Table(self._data, self._followed(place))
+
+    def _elements(self, field: int, size: int) -> range:
+        """Where the elements of a list stand."""
+        place = self._field(field)
+        if place is None:
+            return range(0)
+        start = self._followed(place)
+        (count,) = struct.unpack_from("<I", self._data, start)
+        if start + 4 + count * size > len(self._data):
+            raise struct.error("a list that is longer than the file")
+        return range(start + 4, start + 4 + count * size, size)
