@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from compile.dims import Arrays
     from compile.graphs.model import Rwkv7
     from compile.process import Finished
+    from compile.ready import ReadyOnnx
     from compile.toolchain import Toolchain
 
 STAGE_TIMEOUT_S = 3600.0
@@ -96,6 +97,7 @@ class Job:
         spec: kind of graph and tokens a call.
         quantization: precision of weights and arithmetic.
         flags: further arguments of ``model_deploy``.
+        onnx: the graph, where it comes as a file; then ``arrays`` are none, and ``arrays_sha256`` tells of the file.
         toolchain: the compiler.
         mixed: patterns of further operations that are computed in float32 (:mod:`compile.mixed`).
     """
@@ -106,6 +108,7 @@ class Job:
     spec: GraphSpec
     quantization: Quantization
     flags: tuple[str, ...] = ()
+    onnx: ReadyOnnx | None = None
     toolchain: Toolchain
     mixed: tuple[str, ...] = ()
 
@@ -309,7 +312,7 @@ class Stages:
         forget_peak()
         try:
             with limited(self._timeout_s):
-                f32 = export(self._graph(), self.work / "model.onnx")
+                f32 = self._write(self.work / "model.onnx")
         except RefusedError:
             raise
         except OwnTimeoutError as error:
@@ -329,6 +332,9 @@ class Stages:
         made = sorted(self.work.glob("model.onnx*"))  # with its external data
         self._end(Stage.EXPORT, time.monotonic() - start, own_peak_bytes(), log, made)
         return f32
+
+    def _write(self, path: Path) -> list[str]:
+        return export(self._graph(), path) if self.job.onnx is None else self.job.onnx.write(path)
 
     def _graph(self) -> Rwkv7:
         job = self.job

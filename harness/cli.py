@@ -56,6 +56,7 @@ SUBCOMMANDS = {
     "nightly": Subcommand(at="harness.commands.nightly:nightly", kind="harness.commands.nightly:NightlyCommand"),
     "release": Subcommand(at="harness.commands.release:release", kind=_GATE),
     "bisect": Subcommand(at="harness.commands.bisect:bisect", kind=_GATE),
+    "bundle": Subcommand(at="harness.commands.bundle:bundle", no_args_is_help=True),
     "tune": Subcommand(at="harness.commands.tune:tune", no_args_is_help=True),
     "train": Subcommand(at="harness.commands.train:train", no_args_is_help=True),
     "model-card": Subcommand(at="harness.commands.model_card:model_card"),

@@ -53,7 +53,7 @@ def manifest(
         started=now(),
         command=tuple(sys.argv),
         target=target,
-        harness={"version": version("rwkv-tpu-harness"), **_git()},
+        harness={"version": version("rwkv-tpu-harness"), **git_state()},
         toolchain={
             "version": toolchain.version,
             "commit": toolchain.compiler_commit,
@@ -96,7 +96,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _git() -> dict[str, str]:
+def git_state() -> dict[str, str]:
     """Commit of the working tree, and whether it was changed since; empty outside a repository."""
     git = shutil.which("git")
     if git is None or not (_ROOT / ".git").exists():

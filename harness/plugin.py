@@ -51,6 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="judge these bmodels, of another port of RWKV-7, in place of our own; with --io (docs/bring-your-own.md)",
     )
     group.addoption(
+        "--onnx",
+        metavar="FILE,…",
+        type=_files,
+        help="compile and judge these ONNX files, one for each net of another port, in place of our own graphs; ONNX "
+        "Runtime runs them too, so that a fault of the port is told from one of the compiler; with --io",
+    )
+    group.addoption(
         "--io",
         metavar="MAP",
         type=Path,
@@ -158,6 +165,7 @@ _NAMES = (
     "libsophon",
     "checkpoint",
     "bmodel",
+    "onnx",
     "io",
     "codec",
     "grid",

@@ -68,7 +68,7 @@ def record_of(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Test
             "ddr_write_bytes": profile.ddr_write_bytes,
         },
         compiled=_compiled(own.result) if own else {},
-        bmodel_sha256=check.bmodel_sha256,
+        bmodel_sha256=check.bmodel_sha256 or (own.result.bmodel_sha256 if own else ""),
         runtime=check.runtime,
         target=target,
     )

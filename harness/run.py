@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compile.compiler import Bmodel, CompileError
+from compile.compiler import Bmodel, CompileError, compile_graph
 from compile.spec import Quantization
 from compile.toolchain import find
 from harness.cases import Case, Narrowed, load_grid
@@ -19,6 +19,8 @@ from harness.jobs import compile_case
 from harness.limits import load_limits
 from harness.ops.case import load_ops
 from harness.oracle import QUANTISED, oracle_for, that_matter
+from harness.own.export import judge_export
+from harness.own.onnx_port import OnnxPort
 from harness.own.options import NOTHING, Own
 from harness.paths import cache_folder
 from reports.schema import Stage
@@ -104,15 +106,20 @@ class SuiteRun:
         """
         if case.id not in self._compiled:
             try:
-                self._compiled[case.id] = compile_case(
-                    case, self.model, self.toolchain, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
-                )
+                if isinstance(self.port, OnnxPort):
+                    job = self.port.job(case, self.toolchain)
+                    found = compile_graph(job, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s)
+                else:
+                    found = compile_case(
+                        case, self.model, self.toolchain, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
+                    )
+                self._compiled[case.id] = found
             except CompileError as error:
                 self._compiled[case.id] = error
-        found = self._compiled[case.id]
-        if isinstance(found, CompileError):
-            raise found
-        return found
+        kept = self._compiled[case.id]
+        if isinstance(kept, CompileError):
+            raise kept
+        return kept
 
     def engine(self, check: Check, *cases: Case) -> Engine:
         """An engine with the nets of *cases* loaded; *check* learns what it consists of.
@@ -144,16 +151,22 @@ class SuiteRun:
 
     def _what_to_load(self, check: Check, cases: tuple[Case, ...]) -> tuple[tuple[str, ...], Callable[[], Engine]]:
         """What an engine of *cases* consists of, and what opens it; *check* learns of it."""
-        if self.port is not None:
-            port = self.port
-            check.bmodel_sha256 = port.sha256_of(cases[0])
-            wanted = tuple(sorted(case.id for case in cases))
-            return wanted, lambda: self.place.open(list(port.files), assemble=port.contract(cases))
+        wanted = tuple(sorted(case.id for case in cases))
+        port = self.port
         check.stage = Stage.EXPORT
+        if isinstance(port, OnnxPort):
+            for case in cases:
+                judge_export(port, case, self.oracle(Quantization.F32), self.limits)
+        elif port is not None:
+            check.bmodel_sha256 = port.sha256_of(cases[0])
+            return wanted, lambda: self.place.open(list(port.files), assemble=port.contract(cases))
         check.bmodels = [self.compiled(case) for case in cases]
         check.bmodel_sha256 = check.bmodels[0].result.bmodel_sha256
+        files = [bmodel.path for bmodel in check.bmodels]
+        if isinstance(port, OnnxPort):
+            return wanted, lambda: self.place.open(files, assemble=port.contract(cases, types=False))
         wanted = tuple(sorted(bmodel.result.key for bmodel in check.bmodels))
-        return wanted, lambda: self.place.open([bmodel.path for bmodel in check.bmodels])
+        return wanted, lambda: self.place.open(files)
 
     def end(self) -> None:
         """Give everything back: engine, place, lock; twice does nothing."""

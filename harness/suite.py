@@ -82,7 +82,7 @@ class SuitePlugin:
                 toolchain=option("--toolchain"),
                 stage_timeout_s=option("--stage-timeout"),
                 say=self._say,
-                own=Own(option("--bmodel") or (), option("--io")),
+                own=Own(option("--bmodel") or (), option("--io"), option("--onnx") or ()),
             )
             self._known = load_known(
                 option("--known"),

@@ -116,7 +116,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     checkpoint: str | None = None
     codec: Codec | None = None
     order: Order | None = None
-    quantize_table: str | None = None
+    f32_operations: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +146,27 @@ class IoMap:
         return None if self.file.checkpoint is None else self.path.parent / self.file.checkpoint
 
     @property
-    def quantize_table(self) -> Path | None:
-        """The compiler's table of operations and types, for ONNX files; relative to the map, too."""
-        return None if self.file.quantize_table is None else self.path.parent / self.file.quantize_table
+    def f32_operations(self) -> tuple[str, ...]:
+        """Operations that an ONNX file is compiled with in float32, of a file that is named relative to the map.
+
+        Raises:
+            MapError: it cannot be read, or asks for another type.
+        """
+        if self.file.f32_operations is None:
+            return ()
+        path = self.path.parent / self.file.f32_operations
+        try:
+            lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        except OSError as error:
+            self.refuse(f"f32_operations: {path} cannot be read: {error.strerror}", "", "f32_operations")
+        for words in lines:
+            if len(words) != 2 or words[1] != "F32":
+                self.refuse(
+                    f"f32_operations: expected lines 'NAME F32' in {path}, found {' '.join(words)!r}",
+                    "",
+                    "f32_operations",
+                )
+        return tuple(words[0] for words in lines)
 
     def refuse(self, words: str, section: str = "", key: str = "") -> NoReturn:
         """Raise a MapError about a place in the file."""

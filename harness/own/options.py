@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.own.io_map import MapError
+from harness.own.onnx_port import open_onnx_port
 from harness.own.port import Port, open_port
 
 if TYPE_CHECKING:
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The options ``--bmodel`` and ``--io``, as they were given."""
+    """The options ``--bmodel``, ``--onnx`` and ``--io``, as they were given."""
 
     bmodels: tuple[Path, ...] = ()
     io: Path | None = None
+    onnx: tuple[Path, ...] = ()
 
     def open(self, checkpoint: Path | None, codec: Codec | None) -> Port | None:
         """The port; None where none was named.
@@ -28,12 +30,17 @@ class Own:
             MapError: one option without the other, or as :func:`harness.own.port.open_port`.
             BadBmodel, CheckpointError, CodecError: as there.
         """
-        if not self.bmodels and self.io is None:
+        if not self.bmodels and not self.onnx and self.io is None:
             return None
+        if self.bmodels and self.onnx:
+            raise MapError("--bmodel and --onnx: should be one of them, compiled already or to be compiled here")
         if self.io is None:
-            raise MapError("--bmodel needs --io MAP: nothing in the file says what its inputs and outputs are")
+            option = "--bmodel" if self.bmodels else "--onnx"
+            raise MapError(f"{option} needs --io MAP: nothing in the file says what its inputs and outputs are")
+        if self.onnx:
+            return open_onnx_port(self.onnx, self.io, checkpoint, codec)
         if not self.bmodels:
-            raise MapError(f"--io {self.io} needs --bmodel FILE: the nets that it speaks of")
+            raise MapError(f"--io {self.io} needs --bmodel FILE or --onnx FILE: the nets that it speaks of")
         return open_port(self.bmodels, self.io, checkpoint, codec)
 
 

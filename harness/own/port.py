@@ -16,7 +16,7 @@ from runtime.description import describe
 from runtime.nets import check_agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -59,20 +59,17 @@ class Port:
         """The port's own name for a case's net."""
         return next(name for name in self.io.file.nets if case.graph in graphs_of(self.io, name))
 
-    def contract(self, cases: Sequence[Case]) -> Assemble:
-        """Reads the nets of *cases* out of what the worker describes, and no others."""
-        return partial(_read, self.io, self.model, tuple(cases), self.net_of)
+    def contract(self, cases: Sequence[Case], *, types: bool = True) -> Assemble:
+        """Reads the nets of *cases* out of what the worker describes, and no others; see `matched` for *types*."""
+        return partial(_read, self, tuple(cases), types=types)
 
 
 def _read(
-    io: IoMap,
-    model: Model,
-    cases: Sequence[Case],
-    net_of: Callable[[Case], str],
-    described: Sequence[tuple[Mapping[str, Any], str]],
+    port: Port, cases: Sequence[Case], described: Sequence[tuple[Mapping[str, Any], str]], *, types: bool
 ) -> tuple[Net, ...]:
     wanted = {case.graph.name for case in cases}
-    nets = matched(io, described, model.checkpoint.shape, only=list(dict.fromkeys(map(net_of, cases))))
+    names = list(dict.fromkeys(map(port.net_of, cases)))
+    nets = matched(port.io, described, port.model.checkpoint.shape, only=names, types=types)
     return tuple(net for net in nets if net.name in wanted)
 
 

@@ -1,0 +1,124 @@
+"""Other people's ONNX: the example's layout, made by our loop graphs, judged in ONNX Runtime before any compiler."""
+
+import importlib.util
+import re
+import sys
+
+import onnx
+import pytest
+
+from compile.export import export
+from compile.spec import GraphKind, Quantization
+from harness.checkpoints import DEFAULT, open_model
+from harness.limits import load_limits
+from harness.oracle import oracle_for
+from harness.own.export import judge_export
+from harness.own.io_map import MapError
+from harness.own.options import Own
+from tests.test_io_map import EXAMPLE
+
+LIMITS = load_limits()[0]
+T = 4
+CHANGES = {
+    "right": lambda text: text,
+    "by names": lambda text: text.replace('order = "layers"', ""),
+    "swapped": lambda text: re.sub(
+        r"state[02]", lambda found: {"0": "state2", "2": "state0"}[found[0][-1]], text
+    ).replace('order = "layers"', ""),
+    "transposed": lambda text: text.replace("head value key", "head key value"),
+}
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example's program, as a module."""
+    spec = importlib.util.spec_from_file_location("make_port", EXAMPLE.with_name("make_port.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def port_files(example, tmp_path_factory):
+    """The shipped model's ONNX files in the port's layout."""
+    folder, model = tmp_path_factory.mktemp("port"), open_model(None)
+    for name, length in (("rwkv_forward_one", 1), ("rwkv_forward_seq", T)):
+        export(example.PortGraph(model.arrays, T=length, every_position=False), folder / f"{name}.onnx")
+    return tuple(sorted(folder.glob("*.onnx")))
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """The reference of the shipped model."""
+    return oracle_for(open_model(None).checkpoint, Quantization.F32)
+
+
+def opened(folder, files, change=CHANGES["right"]):
+    """The port by the example's map, for T tokens, with a change."""
+    text = EXAMPLE.read_text().replace("tokens = 16", f"tokens = {T}")
+    (folder / "map.toml").write_text(change(text))
+    return Own(onnx=files, io=folder / "map.toml").open(DEFAULT, None)
+
+
+@pytest.mark.parametrize("change", ["right", "by names"])
+def test_the_example_is_right(tmp_path, port_files, oracle, change):
+    """Decode and prefill give the reference's numbers, tensors found by places or by names."""
+    port = opened(tmp_path, port_files, CHANGES[change])
+    assert [case.id for case in port.grid.cases] == ["decode-F16-bm1684x_port", "prefill_4-F16-bm1684x_port"]
+    for case in port.grid.cases:
+        judge_export(port, case, oracle, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("swapped", r"state_nmse=\S+ of att.shift, .*state_nmse=\S+ of ffn.shift"),
+        ("transposed", r"^[^;]*;[^;]*of att.state, [^;]*$"),
+    ],
+)
+def test_a_wrong_map_is_named(tmp_path, port_files, oracle, change, words):
+    """What sizes cannot tell, numbers do: the states that the map has wrong are those that are told."""
+    port = opened(tmp_path, port_files, CHANGES[change])
+    with pytest.raises(AssertionError, match=words) as caught:
+        judge_export(port, port.grid.cases[0], oracle, LIMITS)
+    assert "the port's ONNX itself, or its map, is wrong" in str(caught.value)
+
+
+def test_a_wrong_graph_is_not_the_compilers_fault(tmp_path, port_files, oracle):
+    """A bias that another number was written into, as a careless exporter might, is found before any compile."""
+    model = onnx.load(port_files[0])
+    weight = next(one for one in model.graph.initializer if one.name.endswith("w0"))
+    array = onnx.numpy_helper.to_array(weight) + 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(array.astype("float32"), weight.name))
+    onnx.save(model, tmp_path / "rwkv_forward_one.onnx")
+    files = (tmp_path / "rwkv_forward_one.onnx", port_files[1])
+    port = opened(tmp_path, files)
+    with pytest.raises(AssertionError, match="before any compiler: from the zero state: state_nmse"):
+        judge_export(port, port.grid.cases[0], oracle, LIMITS)
+    judge_export(port, port.grid.cases[1], oracle, LIMITS)
+
+
+def test_shapes_that_are_not_fixed(tmp_path, port_files):
+    """The map names no length that such a file has."""
+    model = onnx.load(port_files[0])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "seq"
+    onnx.save(model, tmp_path / "rwkv_forward_one.onnx")
+    with pytest.raises(MapError, match=r"expected fixed shapes in .*, found idx \[1, 'seq'\]"):
+        opened(tmp_path, (tmp_path / "rwkv_forward_one.onnx", port_files[1]))
+
+
+def test_what_is_compiled(tmp_path, port_files, toolchain):
+    """The file itself, under the port's own name; another file or another table is another bmodel."""
+    port = opened(tmp_path, port_files)
+    jobs = [port.job(case, toolchain) for case in port.grid.cases]
+    assert [job.spec.name for job in jobs] == ["rwkv_forward_one", "rwkv_forward_seq"]
+    assert jobs[1].spec.kind is GraphKind.PREFILL
+    assert jobs[0].key != jobs[1].key
+    assert jobs[0].onnx.write(tmp_path / "model.onnx") == []
+    assert (tmp_path / "model.onnx").read_bytes() == port_files[0].read_bytes()
+    (tmp_path / "table.txt").write_text("a_Add F32\n")
+    other = opened(tmp_path, port_files, lambda text: f'f32_operations = "table.txt"\n{text}')
+    job = other.job(other.grid.cases[0], toolchain)
+    assert job.onnx.f32_operations == ("a_Add",)
+    assert job.key != jobs[0].key
