@@ -17,7 +17,7 @@ from harness.bundle.contract import contract_of
 from harness.limits import load_limits
 from harness.manifest import git_state, now
 from harness.metrics import log_softmax
-from harness.oracle import oracle_for
+from harness.oracle import oracle_for, that_matter
 from harness.prompts import prompt
 from reports.schema import read
 from runtime.description import describe
@@ -126,7 +126,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
     nets = assemble(described)
     check_agreement(nets)
     (work / "io.toml").write_text(contract_of(last, model, described))
-    oracle = oracle_for(model.checkpoint, last.quantization)
+    oracle = oracle_for(model.checkpoint, last.quantization, that_matter(last.quantization, last.options))
     chunk = max(net.tokens for net in nets)
     prompts = [
         _prompt(oracle, prompt(model, 2 * chunk + 3, seed), limits, work / f"logits-{seed}.f32")
