@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compile.dims import Dims
+from compile.releases import in_order
 from compile.spec import GraphKind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from compile.dims import Arrays
     from compile.spec import GraphSpec
+
+_SINCE = {"--disable_topo_sort": "1.28.1"}
+"""Flags without a value, by the oldest release that is known to have them; TPU-MLIR 1.24 has not."""
 
 
 def needed_flags(arrays: Arrays, spec: GraphSpec) -> tuple[str, ...]:
@@ -41,3 +47,8 @@ def grouping_flags(heads: int, spec: GraphSpec) -> tuple[str, ...]:
     if heads == 1:
         return ("--disable_layer_group",)
     return ("--disable_topo_sort",) if spec.kind is GraphKind.DECODE else ("--opt", "1")
+
+
+def known_flags(flags: Sequence[str], version: str) -> tuple[str, ...]:
+    """*flags* without those that a release is too old for: a graph is slower without them, but compiles."""
+    return tuple(flag for flag in flags if flag not in _SINCE or in_order(version) >= in_order(_SINCE[flag]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from compile.batch import compile_all
 from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, compile_graph
 from compile.dims import Dims
-from compile.flags import needed_flags
+from compile.flags import known_flags, needed_flags
 from compile.join import joined
 from compile.mixed import TABLES, operations_of
 from compile.options import WEIGHT_GROUPS, Option, with_options
@@ -49,7 +49,11 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
         variant=_variant(case),
         spec=case.graph,
         quantization=case.quantization,
-        flags=with_options(needed_flags(model.arrays, case.graph), case.options, Dims.of(model.arrays).L),
+        flags=with_options(
+            known_flags(needed_flags(model.arrays, case.graph), toolchain.version),
+            case.options,
+            Dims.of(model.arrays).L,
+        ),
         toolchain=toolchain,
         mixed=operations_of(case.options),
     )
@@ -109,7 +113,7 @@ def _part_job(case: Case, weights: Weights, toolchain: Toolchain, part: PartSpec
         variant=_part_variant(case, part),
         spec=part,
         quantization=case.quantization,
-        flags=with_options(part.flags(weights.shape.n_head), options, n_layer=1),
+        flags=with_options(known_flags(part.flags(weights.shape.n_head), toolchain.version), options, n_layer=1),
         toolchain=toolchain,
     )
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from compile.compiler import CompileError, RefusedError, Stage, compile_graph
-from compile.flags import needed_flags
+from compile.flags import known_flags, needed_flags
 from compile.graphs.model import Block, ChannelMix, Rwkv7
 from compile.identity import hash_arrays
 from compile.sameness import differences
 from compile.spec import GraphKind, GraphSpec, Quantization
 from compile.toolchain import Toolchain
+from compile.unfused import LOSES_RELU, Rwkv7Unfused
 from reference.synthetic import synthetic
 from tests.fake_compiler import ARRAYS, SHAPE, fake_job, plain_job
 
@@ -213,3 +214,37 @@ def test_flags_of_a_graph():
     assert needed_flags(arrays, decode) == ("--disable_layer_group", "--quant_output")
     assert needed_flags(ARRAYS, decode) == ("--disable_topo_sort", "--quant_output")
     assert needed_flags(ARRAYS, prefill) == ("--opt", "1", "--quant_output")
+
+
+def test_flags_that_a_release_is_too_old_for():
+    """They are left out; with the releases that have them, all stay."""
+    flags = ("--disable_topo_sort", "--opt", "1", "--quant_output")
+    assert known_flags(flags, "1.24") == flags[1:]
+    assert known_flags(flags, "1.28.1") == known_flags(flags, "1.30.2") == flags
+
+
+@pytest.mark.long
+@pytest.mark.toolchain
+@pytest.mark.parametrize("quantization", sorted(LOSES_RELU, key=lambda one: one.value))
+def test_the_relu_of_bf16_codes(job, toolchain, tmp_path, quantization):
+    """Fused into its product the ReLU is gone from the compiled model; the graph that ships keeps it."""
+    found = {}
+    for variant in (Rwkv7, Rwkv7Unfused):
+        wanted = dataclasses.replace(job, toolchain=toolchain, quantization=quantization, variant=variant)
+        folder = compile_graph(wanted, tmp_path).folder
+        (final,) = folder.glob("*_final.mlir")
+        text = final.read_text()
+        found[variant] = text.count('"tpu.Relu"') + text.count("do_relu = true")
+    assert found == {Rwkv7: 0, Rwkv7Unfused: 1}, "where the first is 1, the release no longer loses it"
+
+
+@pytest.mark.long
+@pytest.mark.toolchain
+def test_two_devices(job, toolchain, tmp_path):
+    """For two devices the compiler makes the same instructions twice: nothing of these graphs is split."""
+    one, two = (
+        compile_graph(dataclasses.replace(job, toolchain=toolchain, flags=flags), tmp_path).result.profile
+        for flags in ((), ("--num_device", "2"))
+    )
+    assert (two.predicted_cycles, two.ddr_read_bytes) == (2 * one.predicted_cycles, 2 * one.ddr_read_bytes)
+    assert (two.tiu_instructions, two.gdma_instructions) == (2 * one.tiu_instructions, 2 * one.gdma_instructions)
