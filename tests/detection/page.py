@@ -40,7 +40,8 @@ asked for; constants folded with other weights; inputs and outputs in another or
 still read; a launch that is not waited for; a bmodel that is truncated, or of another chip; nets that say two formats
 of one state; memory of a board that is not coherent. The faults of formulas and weights above can also be compiled: a
 graph variant with the same wrong piece, or the wrong tensors of `Fault.weights`: `tests/detection/bmodel_faults.py` has
-50, which `make detection ARGS='--part bmodels'` compiles and runs on the simulator.
+50, which `make detection ARGS='--part bmodels'` compiles and runs on the simulator; until that has been done, this page
+has no part about them.
 """
 
 
