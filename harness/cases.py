@@ -16,7 +16,7 @@ from compile.spec import GraphKind, GraphSpec, Quantization
 from harness.toml_lines import line_of, line_of_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import pytest
 
@@ -290,6 +290,12 @@ def one_length(cases: Sequence[Case], which: Literal["shortest", "longest"]) -> 
     for case in sorted(cases, key=lambda case: case.graph.T, reverse=which == "longest"):
         best.setdefault((case.graph.kind, case.decode), case)
     return [case for case in cases if case in best.values()]
+
+
+def prefills_of(case: Case, cases: Iterable[Case]) -> list[Case]:
+    """Those of *cases* that prefill for the decode graph of *case*, the shortest chunks first."""
+    found = [one for one in cases if one.graph.kind is GraphKind.PREFILL and one.decode == case.decode]
+    return sorted(found, key=lambda one: one.graph.T)
 
 
 def case_of(item: pytest.Item) -> Case | None:

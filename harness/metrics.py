@@ -49,6 +49,8 @@ class LogitsDistance:
         finite: whether every logit is a finite number; where not, the figures over all positions are NaN.
         kl_nats: KL divergence of each position; NaN where one of its logits is not finite.
         kl_mean_nats: KL divergence, mean over positions.
+        kl_mean_se_nats: standard error of that mean, as if positions were independent; NaN of a single one.
+        kl_median_nats, kl_p99_nats: quantiles over positions, interpolated between two of them.
         kl_worst_nats: KL divergence of the worst position.
         worst_position: index of that position.
         top1_share: share of positions, near-ties left out, whose likeliest token is the reference's.
@@ -59,6 +61,9 @@ class LogitsDistance:
     finite: bool
     kl_nats: tuple[float, ...]
     kl_mean_nats: float
+    kl_mean_se_nats: float
+    kl_median_nats: float
+    kl_p99_nats: float
     kl_worst_nats: float
     worst_position: int
     top1_share: float
@@ -88,6 +93,9 @@ def logits_distance(reference: Array, got: Array, *, near_tie_nats: float) -> Lo
             finite=False,
             kl_nats=tuple(kl.tolist()),
             kl_mean_nats=nan,
+            kl_mean_se_nats=nan,
+            kl_median_nats=nan,
+            kl_p99_nats=nan,
             kl_worst_nats=nan,
             worst_position=int(finite.argmin()),
             top1_share=nan,
@@ -101,11 +109,62 @@ def logits_distance(reference: Array, got: Array, *, near_tie_nats: float) -> Lo
         finite=True,
         kl_nats=tuple(kl.tolist()),
         kl_mean_nats=float(kl.mean()),
+        kl_mean_se_nats=standard_error(kl),
+        kl_median_nats=float(np.median(kl)),
+        kl_p99_nats=float(np.quantile(kl, 0.99)),
         kl_worst_nats=float(kl.max()),
         worst_position=int(kl.argmax()),
         top1_share=float(agree[clear].mean()) if clear.any() else 1.0,
         near_ties=int((~clear).sum()),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextChange:
+    """What became of the probabilities of the tokens that really come next.
+
+    Attributes:
+        delta_p_mean: mean of p_got - p_reference, unitless: above zero where the text became likelier.
+        delta_p_rms: root of the mean square of the same.
+        perplexity_ratio: of *got* over the reference; exp of the mean difference of log-probabilities.
+        perplexity_ratio_se: its standard error; NaN of a single position. See :func:`text_change`.
+    """
+
+    delta_p_mean: float
+    delta_p_rms: float
+    perplexity_ratio: float
+    perplexity_ratio_se: float
+
+
+def text_change(reference: Array, got: Array, targets: Sequence[int]) -> TextChange:
+    """Compare what logits ``[T, V]`` say of *targets* ``[T]``, the tokens that come next.
+
+    With l the log-probabilities of the targets, the ratio is exp(mean(l_reference) - mean(l_got)). Its error is that of
+    the exponent by the delta method, ratio x sqrt(var(l_reference) + var(l_got) - 2 cov(l_reference, l_got)) / sqrt(T):
+    both are of the same text, so that what makes it hard cancels. Source: the perplexity tool of llama.cpp, which calls
+    the same figures mean and RMS of delta p, and mean PPL(Q)/PPL(base).
+
+    Raises:
+        ValueError: the shapes do not go together, or there is no position.
+    """
+    if reference.shape != got.shape or len(reference) != len(targets) or not len(targets):
+        raise ValueError(f"logits {got.shape} of {len(targets)} targets, but should be {reference.shape}, for each one")
+    rows, tokens = np.arange(len(targets)), np.asarray(targets)
+    before, after = log_softmax(reference)[rows, tokens], log_softmax(got)[rows, tokens]
+    delta_p = np.exp(after) - np.exp(before)
+    with np.errstate(over="ignore"):
+        ratio = float(np.exp((before - after).mean()))
+    return TextChange(
+        delta_p_mean=float(delta_p.mean()),
+        delta_p_rms=float(np.sqrt((delta_p**2).mean())),
+        perplexity_ratio=ratio,
+        perplexity_ratio_se=ratio * standard_error(before - after),
+    )
+
+
+def standard_error(values: Array) -> float:
+    """Of the mean of *values* ``[n]``, in their unit: sd / sqrt(n), n - 1 degrees of freedom; NaN for one value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 STATE_KINDS = ("att.shift", "att.state", "ffn.shift")
@@ -120,10 +179,30 @@ def state_nmse(reference: Sequence[Array], got: Sequence[Array]) -> dict[str, fl
 
     Both are the states' arrays in the targets' order: for each layer one array of each kind.
     """
+    return {kind: nmse(r, g) if np.isfinite(g).all() else np.inf for kind, (r, g) in _by_kind(reference, got).items()}
+
+
+def state_max_abs_error(reference: Sequence[Array], got: Sequence[Array]) -> dict[str, float]:
+    """Largest absolute error of any number of each kind of state, over the root mean square of that kind.
+
+    Unitless: so that one cap holds for every checkpoint. The mean of squares forgives a single number among ten
+    thousand; this does not. Infinite where a number is NaN or Inf, or is not zero where the reference has zeros alone.
+    Arguments as of :func:`state_nmse`.
+    """
+    errors = {}
+    for kind, (r, g) in _by_kind(reference, got).items():
+        largest = float(np.abs(g - r).max()) if np.isfinite(g).all() else np.inf
+        scale = float(np.sqrt((r**2).mean()))
+        errors[kind] = largest / scale if scale else 0.0 if largest == 0.0 else np.inf
+    return errors
+
+
+def _by_kind(reference: Sequence[Array], got: Sequence[Array]) -> dict[str, tuple[Array, Array]]:
+    """Both states' numbers of each kind, all layers behind one another, in float64."""
     if [a.shape for a in reference] != [a.shape for a in got]:
         raise ValueError(f"states of shapes {[a.shape for a in got]}, but should be {[a.shape for a in reference]}")
-    errors = {}
-    for i, kind in enumerate(STATE_KINDS):
-        r, g = (np.concatenate([array.ravel() for array in arrays[i::3]]) for arrays in (reference, got))
-        errors[kind] = nmse(r, g) if np.isfinite(g).all() else np.inf
-    return errors
+
+    def flat(arrays: Sequence[Array], i: int) -> Array:
+        return np.concatenate([array.ravel() for array in arrays[i::3]]).astype(np.float64)
+
+    return {kind: (flat(reference, i), flat(got, i)) for i, kind in enumerate(STATE_KINDS)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from compile.mixed import TABLES, tensors_of
 from compile.options import WEIGHT_GROUPS
 from compile.spec import DEFAULT_GROUP, Quantization
 from harness.targets.torch import ReferenceTarget
-from reference.emulated import stored
+from reference.emulated import Emulated, stored
 from reference.fast import Fast
 from reference.precision import Precision
 
@@ -31,12 +32,10 @@ def oracle_for(checkpoint: Checkpoint, quantization: Quantization, options: Iter
     thousand times what float16 costs, and would hide any fault of that size: so a bmodel of such a precision is judged
     against the weights that its codes stand for. What those cost by themselves is no fault of a compiler; `rwkv-tpu
     lambada torch emulated-w4f16` tells.
+
+    It also knows what the precision costs by itself in torch, where no option changes that.
     """
-    if quantization in QUANTISED:
-        asked = tuple(options)
-        group = next((WEIGHT_GROUPS[option] for option in asked if option in WEIGHT_GROUPS), DEFAULT_GROUP)
-        checkpoint = stored(checkpoint, QUANTISED[quantization], group, tensors_of(asked))
-    return ReferenceTarget(Fast(checkpoint, torch.float64))
+    return Oracles(checkpoint).of(quantization, options)
 
 
 def that_matter(quantization: Quantization, options: Iterable[Option]) -> tuple[Option, ...]:
@@ -44,3 +43,30 @@ def that_matter(quantization: Quantization, options: Iterable[Option]) -> tuple[
     if quantization not in QUANTISED:
         return ()
     return tuple(option for option in options if option in WEIGHT_GROUPS or option in TABLES)
+
+
+class Oracles:
+    """The oracles of one checkpoint; precisions that are judged against the same weights share a reference."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._reference = cache(self._make)
+        self._target = cache(self._judge)
+
+    def of(self, quantization: Quantization, options: Iterable[Option] = ()) -> ReferenceTarget:
+        """The oracle of a precision; see :func:`oracle_for`."""
+        asked = tuple(options)
+        plain = not any(option in WEIGHT_GROUPS or option in TABLES for option in asked)
+        return self._target(quantization, that_matter(quantization, asked), plain)
+
+    def _judge(self, quantization: Quantization, options: tuple[Option, ...], plain: bool) -> ReferenceTarget:  # noqa: FBT001
+        reference = self._reference(QUANTISED.get(quantization), options)
+        if not plain or quantization.value not in {precision.value for precision in Precision}:
+            return ReferenceTarget(reference)
+        return ReferenceTarget(reference, partial(Emulated, self._checkpoint, Precision(quantization.value)))
+
+    def _make(self, precision: Precision | None, options: tuple[Option, ...]) -> Fast:
+        if precision is None:
+            return Fast(self._checkpoint, torch.float64)
+        group = next((WEIGHT_GROUPS[option] for option in options if option in WEIGHT_GROUPS), DEFAULT_GROUP)
+        return Fast(stored(self._checkpoint, precision, group, tensors_of(options)), torch.float64)

@@ -131,6 +131,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"every sample is kept (default: {BOARD_REPEATS} on a board, few on the simulator)",
     )
     group.addoption(
+        "--lambada",
+        metavar="FILE",
+        type=Path,
+        help="the test set of LAMBADA, for grids that ask for that suite (default: where rwkv-tpu lambada finds it)",
+    )
+    group.addoption(
         "--resume",
         metavar="RUN",
         type=Path,
@@ -178,6 +184,7 @@ _NAMES = (
     "depths",
     "repeats",
     "known",
+    "lambada",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,11 @@ from harness.checkpoints import open_model
 from harness.device.canary import make_canary
 from harness.device.guard import Guard
 from harness.device.place import open_place
+from harness.hard import hard
 from harness.jobs import compile_case
 from harness.limits import load_limits
 from harness.ops.case import load_ops
-from harness.oracle import QUANTISED, oracle_for, that_matter
+from harness.oracle import Oracles
 from harness.own.export import judge_export
 from harness.own.onnx_port import OnnxPort
 from harness.own.options import NOTHING, Own
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from compile.options import Option
     from harness.check import Check
+    from harness.checkpoints import Model
     from harness.targets.torch import ReferenceTarget
     from runtime.engine import Engine
     from tokenizer.codec import Codec
@@ -81,7 +84,7 @@ class SuiteRun:
         self.limits, self.limits_sha256 = load_limits()
         self._say = say
         self._stage_timeout_s = stage_timeout_s
-        self._oracles: dict[tuple[Quantization, tuple[Option, ...]], ReferenceTarget] = {}
+        self._oracles: dict[str, Oracles] = {}
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
         self._remarks: set[str] = set()  # said already
@@ -89,46 +92,55 @@ class SuiteRun:
         self.load_s = float("nan")
         self.guard = Guard(self.place, lambda: make_canary(self.toolchain, say=say)) if self.place.watched else None
 
-    def oracle(self, quantization: Quantization, options: Iterable[Option] = ()) -> ReferenceTarget:
-        """What bmodels of a precision, made with *options*, are judged against."""
-        if quantization not in QUANTISED:
-            quantization = Quantization.F32
-        key = quantization, that_matter(quantization, options)
-        if key not in self._oracles:
-            self._oracles[key] = oracle_for(self.model.checkpoint, *key)
-        return self._oracles[key]
+    @cached_property
+    def hard(self) -> Model:
+        """The checkpoint with extremes planted."""
+        return hard(self.model)
 
-    def compiled(self, case: Case) -> Bmodel:
-        """The case's bmodel; an error is remembered, so that a graph that does not compile is tried once a run.
+    def oracle(
+        self, quantization: Quantization, options: Iterable[Option] = (), model: Model | None = None
+    ) -> ReferenceTarget:
+        """What bmodels of a precision, made with *options*, are judged against; of the checkpoint or a *model*."""
+        checkpoint = (model or self.model).checkpoint
+        return self._oracles.setdefault(checkpoint.sha256, Oracles(checkpoint)).of(quantization, options)
+
+    def compiled(self, case: Case, model: Model | None = None) -> Bmodel:
+        """The case's bmodel, of the checkpoint or of another *model*.
+
+        An error is remembered, so that a graph that does not compile is tried once a run.
 
         Raises:
             CompileError: a stage of the compile failed.
         """
-        if case.id not in self._compiled:
+        of = model or self.model
+        key = f"{case.id} of {of.checkpoint.name}"
+        if key not in self._compiled:
             try:
                 if isinstance(self.port, OnnxPort):
                     job = self.port.job(case, self.toolchain)
                     found = compile_graph(job, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s)
                 else:
                     found = compile_case(
-                        case, self.model, self.toolchain, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
+                        case, of, self.toolchain, cache_folder(), say=self._say, timeout_s=self._stage_timeout_s
                     )
-                self._compiled[case.id] = found
+                self._compiled[key] = found
             except CompileError as error:
-                self._compiled[case.id] = error
-        kept = self._compiled[case.id]
+                self._compiled[key] = error
+        kept = self._compiled[key]
         if isinstance(kept, CompileError):
             raise kept
         return kept
 
-    def engine(self, check: Check, *cases: Case) -> Engine:
+    def engine(self, check: Check, *cases: Case, model: Model | None = None) -> Engine:
         """An engine with the nets of *cases* loaded; *check* learns what it consists of.
+
+        The nets are of the checkpoint, or of another *model*.
 
         Raises:
             CompileError: a graph does not compile.
             RuntimeFault: the bmodels do not load.
         """
-        wanted, opened = self._what_to_load(check, cases)
+        wanted, opened = self._what_to_load(check, cases, model)
         check.stage = Stage.LOAD
         if self._engine and (self._engine[0] != wanted or not self._engine[1].alive):
             self.close()
@@ -149,7 +161,9 @@ class SuiteRun:
         check.stage = Stage.RUN
         return engine
 
-    def _what_to_load(self, check: Check, cases: tuple[Case, ...]) -> tuple[tuple[str, ...], Callable[[], Engine]]:
+    def _what_to_load(
+        self, check: Check, cases: tuple[Case, ...], model: Model | None
+    ) -> tuple[tuple[str, ...], Callable[[], Engine]]:
         """What an engine of *cases* consists of, and what opens it; *check* learns of it."""
         wanted = tuple(sorted(case.id for case in cases))
         port = self.port
@@ -160,7 +174,7 @@ class SuiteRun:
         elif port is not None:
             check.bmodel_sha256 = port.sha256_of(cases[0])
             return wanted, lambda: self.place.open(list(port.files), assemble=port.contract(cases))
-        check.bmodels = [self.compiled(case) for case in cases]
+        check.bmodels = [self.compiled(case, model) for case in cases]
         check.bmodel_sha256 = check.bmodels[0].result.bmodel_sha256
         files = [bmodel.path for bmodel in check.bmodels]
         if isinstance(port, OnnxPort):

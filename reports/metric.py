@@ -34,7 +34,16 @@ _UNITS = {
     "_tokens": "tokens",
 }
 _NAMES = 10_000  # each figure of a report asks, and there are few names
-_COUNTS = {"positions", "near_ties", "questions", "exact_matches"}
+_COUNTS = {
+    "positions",
+    "near_ties",
+    "questions",
+    "exact_matches",
+    "greedy_near_ties",
+    "refusals",
+    "entries",
+    "lambada_documents",
+}
 
 
 @lru_cache(_NAMES)

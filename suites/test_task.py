@@ -3,10 +3,15 @@
 import pytest
 
 from compile.spec import GraphKind
+from harness.greedy import decode_greedily, judge_stream
+from harness.prompts import prompt
 from harness.targets.bmodel import set_state
 from runtime.session import Session
 
 prefill = pytest.mark.graphs(GraphKind.PREFILL)
+
+STREAM = 16
+"""Tokens of a greedy stream."""
 
 
 @prefill
@@ -28,6 +33,15 @@ def test_tuned_state(case, device, model, check):
     (question, *_) = model.tuned.questions
     without = "right" if answer(engine, question) == list(question.answer) else "wrong"
     check.equal("wrong", without, f"{question.task}: answer without the tuned state to {list(question.prompt)}")
+
+
+@prefill
+def test_greedy_stream(case, device, oracle, model, check):
+    """Token by token, what it goes on with is what the reference goes on with; near-ties are no difference."""
+    engine = device.engine(check, case, case.decode)
+    asked = prompt(model, case.graph.T + 3, seed=8)
+    with Session(engine) as session:
+        judge_stream(check, oracle, asked, decode_greedily(session, asked, count=STREAM))
 
 
 def ask(check, engine, questions, state=None):

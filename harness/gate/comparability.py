@@ -33,7 +33,16 @@ PARTS = (
 """The names that --allow takes, or one of them with a dot and an entry, such as ``machine.memory_bytes``."""
 
 _OWN_PACKAGE = "rwkv-tpu-harness"  # its version stands in "harness"
-_OWN_PARTS = {"device", "libsophon", "checkpoint", "codec", "grid", "toolchain", "known"}  # options told by other parts
+_OWN_PARTS = {
+    "device",
+    "libsophon",
+    "checkpoint",
+    "codec",
+    "grid",
+    "toolchain",
+    "known",
+    "lambada",
+}  # options told by other parts
 _LIMITS_OF_WORK = {"stage-timeout"}  # it ends a compile, and says so there; what is measured does not depend on it
 _YOUNG_PARTS = ("options", "data")  # which older runs do not have
 _LASTING = {"driver", "firmware", "boot_loader", "tpu_clock_max", "memory_total"}  # other readings change by the second

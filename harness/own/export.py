@@ -47,8 +47,8 @@ def _found(port: OnnxPort, case: Case, oracle: Target, limits: Limits) -> str:
         want, got = oracle.run(tokens, start), target.run(tokens, start)
         where = "from the zero state" if start is None else "from a random state"
         try:
-            check.state(want.state, got.state)
-            check.logits(want.logits, got)
+            check.state(want, got.state)
+            check.logits(want, got)
         except AssertionError as error:
             return f"{where}: {error}"
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 from harness.metrics import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 StateArrays = list[np.ndarray]
 """Float32, for each layer: time-mix shift ``[C]``, WKV ``[H, N, N]``, channel-mix shift ``[C]``."""
@@ -24,11 +24,14 @@ class Output:
         positions: indices of the tokens that have a row of logits; a prefill graph gives only the last of each chunk.
         logits: ``[len(positions), V]``.
         state: after the last token.
+        emulated: of an oracle: what the same precision gives in torch, of the same tokens from the same state; computed
+            when it is first called. None where nothing of the kind is known.
     """
 
     positions: tuple[int, ...]
     logits: np.ndarray
     state: StateArrays
+    emulated: Callable[[], Output] | None = None
 
 
 class Target(Protocol):

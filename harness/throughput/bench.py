@@ -6,7 +6,7 @@ import math
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from compile.spec import GraphKind
+from harness.cases import prefills_of
 from harness.device.health import remarks
 from harness.throughput.measure import Stopwatch
 from harness.throughput.plan import token_ids
@@ -54,13 +54,7 @@ class Bench:
 
     def longest_prefill(self) -> list[Case]:
         """The case by which a depth is reached soonest: none where the grid has no prefill that goes with it."""
-        case = self._case
-        same = [
-            other
-            for other in self._run.grid.cases
-            if other.graph.kind is GraphKind.PREFILL and other.decode == case.decode
-        ]
-        return sorted(same, key=lambda other: other.graph.T)[-1:]
+        return prefills_of(self._case, self._run.grid.cases)[-1:]
 
     def tokens(self, count: int) -> list[int]:
         """Fixed ids of the model's vocabulary."""

@@ -83,6 +83,12 @@ class TorchEngine:
         self.states[session] = State.from_arrays(arrays, torch.float32)
         return Message({}, [])
 
+    def do_fork(self, _: Sequence[bytes], session: int) -> Message:
+        """Another session with the same state."""
+        self._started += 1
+        self.states[self._started] = self.states[session]
+        return Message({"session": self._started}, [])
+
     def do_end(self, _: Sequence[bytes], session: int) -> Message:
         """Forget the session."""
         del self.states[session]

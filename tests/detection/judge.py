@@ -6,6 +6,8 @@ import inspect
 import traceback
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,13 +16,14 @@ import torch
 
 from compile.compiler import CompileError
 from compile.spec import Quantization
+from harness.cases import prefills_of
 from harness.check import Check
 from harness.limits import load_limits
 from harness.oracle import oracle_for
 from reference.state import State
 from reports.schema import Stage
 from runtime.faults import RuntimeFault
-from suites import test_parity, test_state, test_task, test_tokenizer
+from suites import test_parity, test_robustness, test_state, test_task, test_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -29,7 +32,13 @@ if TYPE_CHECKING:
     from harness.checkpoints import Model
     from harness.targets.base import Output, StateArrays, Target
 
-SUITES = {"tokenizer": test_tokenizer, "parity": test_parity, "state": test_state, "task": test_task}
+SUITES = {
+    "tokenizer": test_tokenizer,
+    "parity": test_parity,
+    "state": test_state,
+    "task": test_task,
+    "robustness": test_robustness,
+}
 """All suites that judge numbers; `throughput` measures times, and has no right ones."""
 
 
@@ -81,6 +90,7 @@ class Bench:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.limits, _ = load_limits()
+        self._folder = TemporaryDirectory()
         self._random = State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
         self._oracle = cache(lambda quantization: Rememberer(oracle_for(model.checkpoint, quantization)))
 
@@ -103,7 +113,7 @@ class Bench:
                 check = Check(limits=self.limits[case.quantization] if case else None)
                 stage, message = None, ""
                 try:
-                    test(**self._fixtures(test, case, device, check))
+                    test(**self._fixtures(test, case, cases, device, check))
                 except (AssertionError, RuntimeFault) as error:
                     stage, message = check.stage, words(error)
                 except CompileError as error:
@@ -113,7 +123,9 @@ class Bench:
                 case_id = case.id if case else ""
                 yield Finding(check=name, case=case_id, stage=stage, message=message, metrics=check.metrics)
 
-    def _fixtures(self, test: FunctionType, case: Case | None, device: Device, check: Check) -> dict[str, Any]:
+    def _fixtures(
+        self, test: FunctionType, case: Case | None, cases: Sequence[Case], device: Device, check: Check
+    ) -> dict[str, Any]:
         quantization = case.quantization if case else Quantization.F16
         every = {
             "case": case,
@@ -123,6 +135,8 @@ class Bench:
             "oracle": self._oracle(quantization),
             "full_precision": self._oracle(Quantization.F32),
             "random_state": self._random,
+            "prefills": [] if case is None else prefills_of(case, cases),
+            "tmp_path": Path(self._folder.name),
         }
         return {name: every[name] for name in inspect.signature(test).parameters}
 
@@ -133,12 +147,18 @@ def words(error: Exception) -> str:
 
 
 def _tests() -> list[tuple[str, FunctionType, tuple[Any, ...]]]:
-    """Every test function: suite and name, itself, and the kinds of graph that it is marked for."""
+    """Every test function: suite and name, itself, and the kinds of graph that it is marked for.
+
+    But for those that take long, and those that judge another model than the one that a fault is put into.
+    """
     found = []
     for suite, module in SUITES.items():
         for name, test in vars(module).items():
             if name.startswith("test_") and isinstance(test, FunctionType):
-                marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "graphs"]
+                every_mark = getattr(test, "pytestmark", [])
+                if any(mark.name == "extra" for mark in every_mark) or "hard" in inspect.signature(test).parameters:
+                    continue
+                marks = [mark for mark in every_mark if mark.name == "graphs"]
                 found.append((f"{suite}/{name.removeprefix('test_')}", test, marks[0].args if marks else ()))
     return found
 
