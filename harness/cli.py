@@ -55,6 +55,7 @@ SUBCOMMANDS = {
     "report": Subcommand(at="harness.commands.report:report", no_args_is_help=True),
     "nightly": Subcommand(at="harness.commands.nightly:nightly", kind="harness.commands.nightly:NightlyCommand"),
     "release": Subcommand(at="harness.commands.release:release", kind=_GATE),
+    "calibrate": Subcommand(at="harness.commands.calibrate:calibrate", no_args_is_help=True),
     "bisect": Subcommand(at="harness.commands.bisect:bisect", kind=_GATE),
     "bundle": Subcommand(at="harness.commands.bundle:bundle", no_args_is_help=True),
     "tune": Subcommand(at="harness.commands.tune:tune", no_args_is_help=True),

@@ -12,6 +12,7 @@ from compile.profile import ProfileError
 from compile.storage import StorageError
 from compile.sweep import SweepError
 from compile.toolchain import ToolchainError
+from harness.calibrate import CalibrationError
 from harness.cases import CaseError
 from harness.compile_rows import RowsError
 from harness.device.board import NoBoardError
@@ -23,6 +24,7 @@ from harness.known import KnownError
 from harness.lambada.documents import DataError
 from harness.lambada.results import ResultsError
 from harness.lambada.statistics import NotFiniteError
+from harness.limits import LimitsError
 from harness.rates import RatesError
 from harness.targets.scorers import ScorerError
 from harness.training.recipe import RecipeError
@@ -37,6 +39,7 @@ from tokenizer.world import TokenizerError
 EXPLAINED = (
     AddressError,
     BoardBusyError,
+    CalibrationError,
     CaseError,
     CheckpointError,
     CompileError,
@@ -49,6 +52,7 @@ EXPLAINED = (
     InfraError,
     InterpreterError,
     KnownError,
+    LimitsError,
     LimitError,
     NoBoardError,
     NotFiniteError,
