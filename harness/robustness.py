@@ -48,3 +48,10 @@ def judge_as_before(
     logits = session.feed(after)
     check.logits(want, Output((len(tokens) - 1,), logits[None], []))
     check.state(want, get_state(session))
+
+
+def tell_hidden(check: Check, net: str, *, hidden: bool) -> None:
+    """Record, without a verdict, whether a NaN before the ReLU of the channel-mix was *hidden* by *net*."""
+    check.metrics["nan_hidden"] = check.metrics.get("nan_hidden", 0) + hidden
+    if hidden:
+        check.notes.append(f"NaN in ffn.shift does not show in the logits of {net}: its ReLU gives 0 for NaN")

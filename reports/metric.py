@@ -41,6 +41,7 @@ _COUNTS = {
     "exact_matches",
     "greedy_near_ties",
     "refusals",
+    "nan_hidden",
     "entries",
     "lambada_documents",
 }

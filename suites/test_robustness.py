@@ -5,7 +5,7 @@ import pytest
 
 from compile.spec import GraphKind
 from harness.prompts import prompt
-from harness.robustness import judge_as_before, judge_refusals
+from harness.robustness import judge_as_before, judge_refusals, tell_hidden
 from harness.targets.bmodel import get_state, set_state
 from runtime.session import Session
 
@@ -59,7 +59,11 @@ def test_shapes_of_states(case, device, oracle, model, check):
 
 @prefill
 def test_nan_shows(case, device, oracle, model, check):
-    """One NaN in a state is there in the logits of both graphs and stays in the matrix; other sessions never see it."""
+    """One NaN in a state is there in the logits of both graphs and stays in the matrix; other sessions never see it.
+
+    But for one way out, which is counted and told: between the shift of the channel-mix and the logits stands a ReLU,
+    and a ReLU that is a maximum may give 0 for NaN, as the simulator's does.
+    """
     engine = device.engine(check, case, case.decode)
     T, good = case.graph.T, prompt(model, case.graph.T, seed=11)
     with Session(engine) as sick, Session(engine) as well:
@@ -70,7 +74,11 @@ def test_nan_shows(case, device, oracle, model, check):
                 state[kind].flat[3] = np.nan
                 set_state(engine, sick, state)
                 logits = sick.run(net, prompt(model, length, seed=12))
-                check.equal("shown", "hidden" if np.isfinite(logits).all() else "shown", f"NaN in {name}, by {net}")
+                hidden = bool(np.isfinite(logits).all())
+                if name == "ffn.shift":
+                    tell_hidden(check, net, hidden=hidden)
+                else:
+                    check.equal("shown", "hidden" if hidden else "shown", f"NaN in {name}, by {net}")
                 if name == "att.state":  # the shifts are replaced by each token, the matrix is not
                     after = get_state(sick)[kind]
                     check.equal("kept", "lost" if np.isfinite(after).all() else "kept", f"NaN in {name}, by {net}")
