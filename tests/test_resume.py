@@ -20,7 +20,7 @@ from tests.a_receipt import a_receipt
 from tests.gate_runs import DECODE, a_record, a_run, failed
 
 ROOT = Path(__file__).parent.parent
-SELECTION = ("--grid", "smoke", "-k", "tokenizer or (parity and decode)")
+SELECTION = ("--grid", "smoke", "-k", "round_trip or known_enc or longest or (decode and (from_zero or from_random))")
 CHECKS = 5
 
 

@@ -19,8 +19,8 @@ from tests.detection.engine import TorchDevice, TorchEngine
 _counted = {"tests": 0, "records": 0}
 
 
-def _engine(self, check, *cases):
-    checkpoint = self.model.checkpoint
+def _engine(self, check, *cases, model=None):
+    checkpoint = (model or self.model).checkpoint
     return TorchDevice(TorchEngine, checkpoint.shape, dict.fromkeys(GraphKind, Fast(checkpoint))).engine(check, *cases)
 
 
