@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from reports.schema import Record, RunFile
 
 _WORST_IS_LOW = {"top1_share"}
+_LONGEST = 30  # characters of a case's id in a line: the figures need the rest
+_OPS = "ops"
+"""The suite of blocks compiled alone: dozens of short cases, of which a reader wants those that failed."""
 
 
 def summary(run: RunFile, width: int) -> str:
     """One row per case: checks, the worst metrics over them (KL in nats), the compiler's predicted time of a call.
 
-    Checks without a verdict, because of the board or the way to it, are no failures and have a column of their own.
+    Blocks compiled alone share a row, but for those that failed. Checks without a verdict, because of the board or the
+    way to it, are no failures and have a column of their own.
     """
     table = Table(box=box.SIMPLE)
     table.add_column("case", no_wrap=True)
@@ -31,13 +36,13 @@ def summary(run: RunFile, width: int) -> str:
         table.add_column(heading, justify="right")
     by_case: dict[str, list[Record]] = defaultdict(list)
     for record in run.records:
-        by_case[record.case or "(no graph)"].append(record)
+        by_case[_row(record)].append(record)
     for case, records in by_case.items():
         failed = sum(record.outcome is Outcome.FAILED for record in records)
         infra = sum(record.outcome is Outcome.INFRA for record in records)
         predicted = next((r.predicted["predicted_ms"] for r in records if r.predicted), None)
         table.add_row(
-            case,
+            textwrap.fill(case, _LONGEST, break_on_hyphens=False),
             str(len(records)),
             str(failed),
             *((str(infra),) if any_infra else ()),
@@ -48,6 +53,12 @@ def summary(run: RunFile, width: int) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=max(width, 100)).print(table)
     return buffer.getvalue()
+
+
+def _row(record: Record) -> str:
+    if record.suite == _OPS and record.outcome is not Outcome.FAILED:
+        return "(blocks alone)"
+    return record.case or "(no graph)"
 
 
 def _worst(records: list[Record], name: str) -> str:

@@ -136,7 +136,7 @@ def test_the_table(bench, tmp_path):
     assert [row["met"] for row in found["rows"]] == [True, False, True]
     assert whole["share_of_floor"] == whole["floor_ns"] / 2_000_000
     assert (whole["verdict"], block["verdict"], block["change"]) == ("no best yet", "within 1 %", 0.0)
-    assert four["storage"]["matrices"] == [{"bits": 16, "count": 1, "bytes": 1024}]
+    assert four["storage"]["matrices"] == [{"bits": 16, "count": 1, "bytes": 1024, "names": []}]
     assert found["release"] == "1.30.2"
     markdown = (tmp_path / "docs" / "performance-rows.md").read_text()
     assert "| huge block 2 decode-F16-chunk | 1.00 | 0.5000 | met |" in markdown

@@ -110,7 +110,8 @@ def test_scorers_by_name(model, state, name):
     with open_scorer(name, model) as scorer:
         got = scorer.score(TEXTS, state)
         assert scorer.identity["target"] == name
-    within = {"torch-bf16": 0.2, "emulated-bf16": 0.2, "emulated-w8f16": 0.2, "emulated-w4f16": 2.0}.get(name, 0.01)
+    coarse = dict.fromkeys(("torch-bf16", "emulated-bf16", "emulated-w8f16", "emulated-w8bf16"), 0.2)
+    within = {**coarse, "emulated-w4f16": 2.0, "emulated-w4bf16": 2.0}.get(name, 0.01)
     for got_score, want_score in zip(got, want, strict=True):
         assert abs(got_score.log_probs - want_score.log_probs).max() <= within
         if name in {"torch", "rwkv", "ort"}:
