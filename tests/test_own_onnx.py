@@ -74,7 +74,10 @@ def test_the_example_is_right(tmp_path, port_files, oracle, change):
     ("change", "words"),
     [
         ("swapped", r"state_nmse=\S+ of att.shift, .*state_nmse=\S+ of ffn.shift"),
-        ("transposed", r"^[^;]*; in ONNX(?:(?!att.shift|ffn.shift).)*state_nmse=\S+ of att.state(?:(?!att.shift|ffn.shift).)*$"),
+        (
+            "transposed",
+            r"^[^;]*; in ONNX(?:(?!att.shift|ffn.shift).)*state_nmse=\S+ of att.state(?:(?!att.shift|ffn.shift).)*$",
+        ),
     ],
 )
 def test_a_wrong_map_is_named(tmp_path, port_files, oracle, change, words):
