@@ -92,7 +92,7 @@ def test_a_canary_with_another_answer(tmp_path, stand_in):
 
 def test_a_case_that_dies_on_a_healthy_board(tmp_path, stand_in):
     """The canary sings after it, so the case is to blame; the cases after it go on with a new worker."""
-    done, run, _ = run_decode(tmp_path, stand_in, "-p", "killing_worker")
+    done, run, _ = run_decode(tmp_path, stand_in, "-p", "killing_worker", "-k", "parity and decode and from")
     assert done.returncode == 1, done.stdout[-8000:]
     dead, alive = (record for record in run.records if record.case)
     assert (dead.outcome, dead.stage, alive.outcome) == (Outcome.FAILED, Stage.RUN, Outcome.PASSED)

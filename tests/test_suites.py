@@ -68,7 +68,7 @@ def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path, arguments):
 @pytest.mark.parametrize(("fault", "graph"), [("decay-off-5-percent", "prefill_all"), ("relu-dropped", "decode")])
 def test_wrong_graphs_fail(tmp_path, fault, graph):
     """A graph with a fault compiles, runs, and fails parity with the caps that ship; `make detection` knows more."""
-    arguments = ("--grid", "smoke", "--variant", fault, "-k", f"parity and {graph}")
+    arguments = ("--grid", "smoke", "--variant", fault, "-k", f"parity and {graph} and from")
     done, run = run_suites(tmp_path, *arguments, plugins=["faulty_variants"])
     assert done.returncode == 1, done.stdout[-8000:]
     assert len(run.records) == 2
