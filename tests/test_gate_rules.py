@@ -1,8 +1,11 @@
 """Rules: the shipped ones know every metric, a user's stand before them, and nonsense is refused."""
 
+import tomllib
+from fnmatch import fnmatchcase
+
 import pytest
 
-from harness.gate.rules import Better, How, RulesError, load_rules
+from harness.gate.rules import RULES, Better, How, RulesError, load_rules
 from harness.throughput.figures import chunk_figures, prompt_figures, window_figures
 from harness.throughput.sample import Sample, What
 from tests.gate_runs import COMPILED, METRICS, PREDICTED
@@ -48,11 +51,22 @@ def test_every_metric_has_a_rule(name):
         ("simulator_wall_decode_ms_at_0", How.IGNORED, Better.LOWER),
         ("simulator_device_memory_bytes", How.IGNORED, Better.LOWER),
         ("device_memory_bytes", How.EXACT, Better.LOWER),
+        ("lambada_perplexity", How.EXACT, Better.LOWER),
+        ("lambada_perplexity_ratio", How.SHOWN, Better.LOWER),
     ],
 )
 def test_shipped(name, how, better):
     """What is judged how."""
     assert (rule(name).compare, rule(name).better) == (how, better)
+
+
+def test_no_shipped_rule_is_dead():
+    """The first that matches decides, so a name that an earlier pattern takes too would never be judged by its own."""
+    shipped = tomllib.loads(RULES.read_text(encoding="utf-8"))["rule"]
+    for i, later in enumerate(shipped):
+        for name in later["metrics"]:
+            earlier = [pattern for one in shipped[:i] if "cases" not in one for pattern in one["metrics"]]
+            assert not [pattern for pattern in earlier if fnmatchcase(name, pattern)], name
 
 
 def test_own_rules_stand_first(tmp_path):
