@@ -4,12 +4,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from compile.spec import Quantization
 from harness.check import Check
 from harness.ops.case import OpCase, OpGridError, load_ops, parse_shape, shipped_ops
 from harness.ops.catalogue import BLOCKS
 from harness.ops.expected import distance, expected
 from harness.ops.limits import load_op_limits
-from harness.ops.precision import OpPrecision
 from harness.ops.press import ArrowError, Outcome, model_of
 from harness.ops.verdict import judge
 from reports.schema import Stage
@@ -24,7 +24,7 @@ every_idiom = pytest.mark.parametrize(
 )
 
 
-def a_case(block, idiom, precision=OpPrecision.F16, shape=SHAPE):
+def a_case(block, idiom, precision=Quantization.F16, shape=SHAPE):
     """A small one."""
     return OpCase(block=block, idiom=idiom, shape=shape, precision=precision)
 
@@ -112,7 +112,7 @@ def test_a_crash_has_its_stage():
 
 def test_weights_that_were_not_coded():
     """Precise, but not what was asked for."""
-    case = a_case("channel_mix", "relu_mul", OpPrecision.W4F16, parse_shape("4x1x64"))
+    case = a_case("channel_mix", "relu_mul", Quantization.W4F16, parse_shape("4x1x64"))
     plain = expected(case).plain
     with pytest.raises(AssertionError, match="not in codes"):
         judge(Check(), FakePress(top=plain, tpu=plain, cmodel=plain), case, "tpu")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper
 
+from compile.spec import Quantization
 from harness.findings.reproducer import Reproducer
 from harness.ops.graph import Graph
-from harness.ops.precision import OpPrecision
+from harness.ops.precision import with_codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ def _scalar(value: int) -> np.ndarray:
 def relu_after_coded_matmul(quantize: str = "W8BF16") -> Reproducer:
     """``relu(x W)`` with W in 8 bits and arithmetic in BF16."""
     x, w = numbers(1, 4, 64), numbers(64, 64, seed=1) / np.float32(8)
-    kept = OpPrecision(quantize).coded({"w": w}, ("w",))["w"]
+    kept = with_codes({"w": w}, ("w",), Quantization(quantize))["w"]
     return _made(
         f"relu_dropped_{quantize.lower()}",
         {"x": x},
@@ -159,7 +160,7 @@ def group_does_not_divide() -> Reproducer:
 def _uncoded(name: str, w: np.ndarray, build: Callable[[Graph], str]) -> Reproducer:
     """A product with w ``[in, out]`` in W4F16: what comes out should be that of its codes."""
     x = numbers(1, 4, len(w))
-    kept = OpPrecision.W4F16.coded({"w": w}, ("w",))["w"]
+    kept = with_codes({"w": w}, ("w",), Quantization.W4F16)["w"]
     wide = x.astype(np.float64)
     return _made(name, {"x": x}, build, wide @ kept, top_expected=wide @ w, quantize="W4F16")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from compile.spec import Quantization  # noqa: TC001 - msgspec reads the annotations
 from harness.ops.block import Shape
 from harness.ops.catalogue import BLOCKS
-from harness.ops.precision import OpPrecision  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class OpCase:
     block: str
     idiom: str
     shape: Shape
-    precision: OpPrecision
+    precision: Quantization
 
     @property
     def id(self) -> str:
@@ -52,7 +52,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     idioms: tuple[str, ...]
     shapes: tuple[str, ...]
-    precisions: tuple[OpPrecision, ...]
+    precisions: tuple[Quantization, ...]
 
 
 def op_of(item: pytest.Item) -> OpCase | None:
@@ -105,5 +105,5 @@ def _cases(part: _Part) -> Iterator[OpCase]:
         for block, idiom in found:
             for shape in map(parse_shape, part.shapes):
                 for precision in part.precisions:
-                    if block.tokens <= shape.T and (precision.weight_bits is None or block.matrices):
+                    if block.tokens <= shape.T and (not precision.weight_bits or block.matrices):
                         yield OpCase(block=block.name, idiom=idiom, shape=shape, precision=precision)

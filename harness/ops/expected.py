@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compile.spec import Quantization
 from harness.ops.block import exact
-from harness.ops.precision import OpPrecision
+from harness.ops.precision import rounded, with_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +54,7 @@ def expected(case: OpCase) -> Expected:
     """Compute it."""
     block = case.of_block
     inputs, weights = block.data(case.shape)
-    kept = case.precision.coded(weights, block.matrices)
+    kept = with_codes(weights, block.matrices, case.precision)
     wide = {name: array.astype(np.float64) for name, array in inputs.items()}
     plain, coded = (
         block.formula(wide, {name: array.astype(np.float64) for name, array in some.items()}, exact)
@@ -62,13 +64,13 @@ def expected(case: OpCase) -> Expected:
         plain,
         coded,
         emulated=distance(coded, _rounded(block, inputs, kept, case.precision)),
-        emulated32=distance(plain, _rounded(block, inputs, weights, OpPrecision.F32)),
+        emulated32=distance(plain, _rounded(block, inputs, weights, Quantization.F32)),
     )
 
 
-def _rounded(block: Block, inputs: Arrays, weights: Arrays, precision: OpPrecision) -> list[np.ndarray]:
+def _rounded(block: Block, inputs: Arrays, weights: Arrays, precision: Quantization) -> list[np.ndarray]:
     """The formula with inputs, weights and every intermediate value rounded."""
-    keep = precision.keep
+    keep = partial(rounded, precision=precision)
     narrow = {name: keep(array) if array.dtype.kind == "f" else array for name, array in inputs.items()}
     return block.formula(narrow, {name: keep(array) for name, array in weights.items()}, keep)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from compile.spec import Quantization  # noqa: TC001 - msgspec reads the annotations
 from harness.limits import LIMITS
-from harness.ops.precision import OpPrecision  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +37,10 @@ class OpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _File(msgspec.Struct, frozen=True):
-    ops: dict[OpPrecision, OpLimits]
+    ops: dict[Quantization, OpLimits]
 
 
-def load_op_limits(path: Path = LIMITS) -> dict[OpPrecision, OpLimits]:
+def load_op_limits(path: Path = LIMITS) -> dict[Quantization, OpLimits]:
     """Read them.
 
     Raises:

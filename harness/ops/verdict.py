@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from compile.spec import Quantization
 from harness.ops.expected import distance, expected
 from harness.ops.limits import load_op_limits
-from harness.ops.precision import OpPrecision
 from harness.ops.press import ARROWS, ArrowError
 from reports.schema import Stage
 
@@ -61,7 +61,7 @@ def _broken(case: OpCase, right: Expected, got: Result, arrow: str) -> list[str]
         return [
             f"the weights are not in codes: nearer to the weights as they are than to their codes, {found.nmse:.2e}"
         ]
-    limits = load_op_limits()[OpPrecision.F32 if top else case.precision]
+    limits = load_op_limits()[Quantization.F32 if top else case.precision]
     return limits.breaches(found, right.emulated32 if top else right.emulated)
 
 
