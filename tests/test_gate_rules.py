@@ -32,7 +32,8 @@ def throughput_names():
 
 
 @pytest.mark.parametrize(
-    "name", [*METRICS, *PREDICTED, *COMPILED, *throughput_names(), "near_ties", "exact_matches", "outcome", "wider_matrices"]
+    "name",
+    [*METRICS, *PREDICTED, *COMPILED, *throughput_names(), "near_ties", "exact_matches", "outcome", "wider_matrices"],
 )
 def test_every_metric_has_a_rule(name):
     """A metric that no rule knows would end every gate with 2."""
