@@ -64,7 +64,7 @@ def board(libraries, tmp_path, monkeypatch):
     board = locate_board(0, libraries, root)
     canary = fake_canary(board, tmp_path)
     monkeypatch.setattr("harness.device.watch.make_canary", lambda *_, **__: canary)
-    toolchain = SimpleNamespace(libraries=libraries, compiler_commit="none", identity="none")
+    toolchain = SimpleNamespace(libraries=libraries, compiler_commit="none", identity="none", version="1.30.2")
     monkeypatch.setattr("harness.targets.scorers.find", lambda *_: toolchain)
 
     def compiled(job, *_, **__):
