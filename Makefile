@@ -3,7 +3,7 @@ PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
 
-.PHONY: help setup run test lint long bench bench-compile train soak soak-compile detection
+.PHONY: help setup run test lint long bench bench-compile train soak soak-smoke soak-compile detection
 
 help:
 	@echo "make run    judge the default checkpoint on the BM1684X simulator; options for pytest go into ARGS:"
@@ -15,6 +15,8 @@ help:
 	@echo "                    at first, seconds from the cache)"
 	@echo "make train  make the model that ships once more, and its tuned state, in trained/ (under an hour)"
 	@echo "make soak   the long checks; the log goes to docs/soak.md"
+	@echo "make soak-smoke  20 runs of the grid smoke must give the same records (half an hour); the table goes to"
+	@echo "            docs/soak-smoke.md"
 	@echo "make soak-compile  sizes and precisions through the compiler (hours at first, goes on where it was; narrow it with"
 	@echo "            ARGS='--sizes 2.9B --one-block'); the table goes to docs/soak-compile.md"
 	@echo "make detection  put known faults into targets, graphs and bmodels and see that the suites catch them; the tables go"
@@ -51,6 +53,9 @@ train: setup
 
 soak: setup
 	.venv/bin/python tests/soak.py docs/soak.md
+
+soak-smoke: setup
+	.venv/bin/python tests/soak_smoke.py docs/soak-smoke.md $(ARGS)
 
 soak-compile: setup
 	.venv/bin/rwkv-tpu soak-compile --toolchain $(RELEASE) $(ARGS)

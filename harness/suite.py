@@ -161,11 +161,7 @@ class SuitePlugin:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what a run that is gone on with has judged already."""
-        for item in [item for item in items if item.get_closest_marker("extra")]:
-            _, suite, name = key_of_item(item)
-            if f"{suite}/{name}" not in self.run.grid.also:
-                items.remove(item)
-                config.hook.pytest_deselected(items=[item])
+        self._leave_out(config, items)
         self._asked = len(items)
         if self._earlier is None:
             return
@@ -177,6 +173,16 @@ class SuitePlugin:
         done = [item for item, key in zip(items, keys, strict=True) if key in self._earlier.done]
         items[:] = [item for item, key in zip(items, keys, strict=True) if key not in self._earlier.done]
         config.hook.pytest_deselected(items=done)
+
+    def _leave_out(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what this grid or this target does not have."""
+        for item in [*items]:
+            _, suite, name = key_of_item(item)
+            extra = item.get_closest_marker("extra") and f"{suite}/{name}" not in self.run.grid.also
+            elsewhere = item.get_closest_marker("boards") and self.run.place.simulated
+            if extra or elsewhere:
+                items.remove(item)
+                config.hook.pytest_deselected(items=[item])
 
     def pytest_report_header(self) -> list[str]:
         """The versions of everything that matters."""

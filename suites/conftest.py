@@ -12,6 +12,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "graphs(*kinds, only=...): whose cases a test is given; of all chunk lengths the shortest or longest alone",
     )
+    config.addinivalue_line("markers", "boards: a check that means nothing on the simulator, and is left out there")
     config.addinivalue_line("markers", "extra: a check that is made where the grid asks for it (also = ...)")
     if not config.option.help:
         config.pluginmanager.register(SuitePlugin(config))

@@ -42,3 +42,10 @@ def test_decode(case, bench):
         every += steps
     bench.tell({"warm_up_ms": warm_up_ms(first, every)})
     bench.tell_memory(watch)
+
+
+@pytest.mark.boards
+@pytest.mark.graphs(GraphKind.DECODE, GraphKind.PREFILL)
+def test_call(case, bench, benchmark):
+    """A call as pytest-benchmark times it, for its files and comparisons of runs."""
+    bench.rounds(benchmark, bench.load(case), case.net, bench.tokens(case.graph.T))

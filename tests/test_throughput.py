@@ -258,7 +258,7 @@ def test_figures_by_hand():
 
 def bench_of(tmp_path, *, simulated=False, readings=()):
     """A bench of a decode case, with the check and the file that it tells."""
-    place = SimpleNamespace(simulated=simulated, readings=lambda: tuple(readings))
+    place = SimpleNamespace(simulated=simulated, readings=lambda: tuple(readings), label="0")
     case = Case(graph=GraphSpec(kind=GraphKind.DECODE), quantization=Quantization.F16)
     check, plan = Check(), plan_for(simulated=simulated, longest=16, depths=None, repeats=None)
     file = SampleFile(tmp_path, target="0", simulated=simulated)
@@ -291,6 +291,16 @@ def test_a_sample_is_written_before_the_next_call(engine, tmp_path):
 
     kept = bench.keep(watched(), count=1 + 3 + 6 + 6)
     assert seen == list(range(len(kept)))
+
+
+def test_rounds_of_pytest_benchmark(engine, tmp_path, benchmark):
+    """It times so many calls, each behind those before, and its file will tell of what."""
+    bench, _, _ = bench_of(tmp_path)
+    bench.rounds(benchmark, Stopwatch(engine, engine.clock), "decode", TOKENS[:1])
+    calls = bench.plan.repeats + 1  # one to warm up
+    assert engine.calls == [("decode", behind) for behind in range(calls)]
+    assert benchmark.extra_info == {"target": "0", "case": "decode-F16-chunk", "tokens": 1}
+    assert benchmark.group == "1 tokens"
 
 
 def test_the_simulator_is_named(engine, tmp_path):

@@ -11,9 +11,12 @@ from harness.device.health import remarks
 from harness.throughput.measure import Stopwatch
 from harness.throughput.plan import token_ids
 from reports.schema import Stage
+from runtime.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
+
+    from pytest_benchmark.fixture import BenchmarkFixture
 
     from harness.cases import Case
     from harness.check import Check
@@ -77,6 +80,16 @@ class Bench:
             raise AssertionError(f"{len(kept)} samples, but should be {count}")
         self._look("after")
         return kept
+
+    def rounds(self, benchmark: BenchmarkFixture, watch: Stopwatch, net: str, tokens: Sequence[int]) -> None:
+        """Have pytest-benchmark time calls of *net* with *tokens*, each behind those before, in place of our own clock.
+
+        What they hold besides, its file tells: ``--benchmark-json``, ``--benchmark-autosave``.
+        """
+        with Session(watch.engine) as session:
+            benchmark.pedantic(session.run, (net, tokens), rounds=self.plan.repeats, warmup_rounds=1)  # type: ignore[no-untyped-call]
+        benchmark.group = f"{len(tokens)} tokens"
+        benchmark.extra_info |= {"target": self._run.place.label, "case": self._case.id, "tokens": len(tokens)}
 
     def tell(self, figures: Mapping[str, float]) -> None:
         """Put times and rates into the record."""
