@@ -344,6 +344,19 @@ def dynamic_quantization_accepted() -> Reproducer:
     )
 
 
+def relu_hides_nan() -> Reproducer:
+    """``relu(2 x)`` where one number of x is NaN."""
+    x = numbers(1, 64)
+    x[0, 60] = np.nan
+    return _made(
+        "relu_hides_nan",
+        {"x": x},
+        lambda g: g("Relu", g("Mul", "x", g.const(np.full((1, 64), 2, np.float32)))),
+        np.where(np.isnan(x), np.nan, np.maximum(2 * x.astype(np.float64), 0)),
+        quantize="F16",
+    )
+
+
 def all_reproducers() -> dict[str, Reproducer]:
     """Every one, by its name."""
     made: Sequence[Reproducer] = (
@@ -372,5 +385,6 @@ def all_reproducers() -> dict[str, Reproducer]:
         f8e4m3_without_table(),
         loop_of_additions(),
         dynamic_quantization_accepted(),
+        relu_hides_nan(),
     )
     return {one.name: one for one in made}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.ops.expected import distance
 from harness.ops.press import ARROWS, ArrowError
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     import onnx
 
     from harness.ops.press import Press, Result
@@ -30,7 +31,7 @@ class Reproducer:
         name: of its file in ``docs/findings/``.
         model: the graph.
         inputs: what goes in, in its order.
-        expected: what should come out, float64.
+        expected: what should come out, float64; where it has a NaN, only the places of NaN are compared.
         top_expected: the same of TOP, where that differs: it has weights before they are coded.
         quantize: the argument of ``model_deploy``.
         flags: more of its arguments.
@@ -101,8 +102,12 @@ def _how_wrong(reproducer: Reproducer, arrow: str, result: Sequence[np.ndarray])
 def _outcome(reproducer: Reproducer, arrow: str, result: Result) -> str:
     if isinstance(result, ArrowError):
         return result.stage.value
+    expected = reproducer.expected_at(arrow)
+    if any(np.isnan(array).any() for array in expected):  # then it is of where they are, and no distance
+        same = all(np.array_equal(np.isnan(want), np.isnan(got)) for want, got in zip(expected, result, strict=True))
+        return RIGHT if same else WRONG
     try:
-        nmse = distance(reproducer.expected_at(arrow), result).nmse
+        nmse = distance(expected, result).nmse
     except ValueError:
         return WRONG
     return RIGHT if nmse <= reproducer.wrong_from else WRONG
