@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from compile.compiler import Job
 
-_FORMAT = 1  # raise it when this file makes something else of the same jobs
+_FORMAT = 2  # raise it when this file makes something else of the same jobs
 _TIMEOUT_S = 3600.0
 
 
@@ -77,14 +77,14 @@ def joined(
                 reason = done.ending if done.status else f"left no {path.name}"
                 rerun = f"cd {shlex.quote(str(work))} && {shlex.join(command)}"
                 raise CompileError(Stage.CODEGEN, f"{what} [{key[:8]}]", reason, rerun=rerun, log=log)
-        result = _sum(bmodels, key, path, StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes))
+        result = _sum(jobs, bmodels, key, path, StageCost(seconds=done.seconds, peak_bytes=done.peak_bytes))
         (work / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
         return Bmodel(final, result, cached=False)
 
     return make_once(final, load_bmodel, make)
 
 
-def _sum(bmodels: Sequence[Bmodel], key: str, path: Path, combining: StageCost) -> Compiled:
+def _sum(jobs: Sequence[Job], bmodels: Sequence[Bmodel], key: str, path: Path, combining: StageCost) -> Compiled:
     results = [bmodel.result for bmodel in bmodels]
     stages = {name: None for result in results for name in result.costs}
     costs = {
@@ -102,6 +102,9 @@ def _sum(bmodels: Sequence[Bmodel], key: str, path: Path, combining: StageCost) 
         costs=costs | {"combine": combining},
         toolchain=results[0].toolchain,
         f32_operations=tuple(name for result in results for name in result.f32_operations),
+        wider=tuple(
+            f"{job.spec.name}: {name}" for job, result in zip(jobs, results, strict=True) for name in result.wider
+        ),
     )
 
 

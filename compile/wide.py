@@ -20,6 +20,8 @@ from compile.parts import PartSpec
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compile.dims import Arrays
     from compile.spec import GraphSpec
 
@@ -33,6 +35,10 @@ _WEIGHT = re.compile(r'^\s*(%\w+) = "top\.Weight"\(.*loc\((#loc\d*)\)\s*$', re.M
 _PRODUCT = re.compile(r'^\s*%\w+ = "top\.MatMul"\(%\w+, (%\w+),.*loc\((#loc\d*)\)\s*$', re.MULTILINE)
 _NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)', re.MULTILINE)
 _FUSED = re.compile(r"^(#loc\d*) = loc\(fused\[(#loc\d*)", re.MULTILINE)
+_IN_TABLE = re.compile(r"^(\S+) F16$", re.MULTILINE)
+
+TABLE = "f32_operations.txt"
+"""The table of a compile: the operations whose type is not the quantisation's own, as ``NAME TYPE`` a line."""
 
 
 def keeps_wide(spec: GraphSpec, quantization: Quantization) -> bool:
@@ -84,3 +90,9 @@ def wide_products(mlir: str) -> list[str]:
     names |= {location: names.get(first, "") for location, first in _FUSED.findall(mlir)}
     weights = {weight for weight, location in _WEIGHT.findall(mlir) if ".att." in names.get(location, "")}
     return [names[location] for weight, location in _PRODUCT.findall(mlir) if weight in weights]
+
+
+def declared_wide(folder: Path) -> tuple[str, ...]:
+    """The products that the graph of a finished compile asked to be left in F16; none where there is no table."""
+    table = folder / TABLE
+    return tuple(_IN_TABLE.findall(table.read_text())) if table.is_file() else ()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from compile.stages import read_progress
+from compile.wide import declared_wide
 
 if TYPE_CHECKING:
     from compile.compiler import Bmodel
@@ -35,7 +36,8 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
         peak_bytes: of the stage that took most.
         tokens_per_s: at the predicted time, over the tokens of a call.
         matrices: bits of an element, how many matrices are stored so, and in how many bytes.
-        wider: products whose matrix the compiler left in more bits than the precision's name says, undeclared.
+        declared_wider: products whose matrix our graph asks to be left in F16 (:mod:`compile.wide`).
+        wider: those that the compiler left in more bits than the precision's name says, undeclared.
         differences: between this and a second compile, with ``--twice``; None where it was not asked for.
     """
 
@@ -62,12 +64,14 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageReport, ...]
     matrices: tuple[dict[str, int], ...]
     wider: tuple[str, ...]
+    declared_wider: tuple[str, ...] = ()
     differences: tuple[str, ...] | None = None
 
 
 def report_of(case: Case, model: Model, toolchain: Toolchain, bmodel: Bmodel, storage: Storage | None) -> CompileReport:
     """The report of a bmodel; *storage* is None of one that was joined of parts."""
     result, profile = bmodel.result, bmodel.result.profile
+    declared = declared_wide(bmodel.folder)
     return CompileReport(
         case=case.id,
         checkpoint=model.checkpoint.name,
@@ -93,7 +97,8 @@ def report_of(case: Case, model: Model, toolchain: Toolchain, bmodel: Bmodel, st
         matrices=()
         if storage is None
         else tuple({"bits": one.bits, "count": one.count, "bytes": one.bytes} for one in storage.matrices),
-        wider=result.wider,
+        wider=tuple(name for name in result.wider if name not in declared),
+        declared_wider=declared,
     )
 
 
@@ -132,6 +137,8 @@ def facts_of(report: CompileReport) -> list[tuple[str, str]]:
         (f"matrices in {one['bits']} bits", f"{one['count']}, {one['bytes']:,} bytes with steps and zero points")
         for one in report.matrices
     ]
+    if report.declared_wider:
+        found.append(("left in 16 bits, as our graph asks", f"{len(report.declared_wider)} matrices of time-mix"))
     if report.wider:
         found.append(("LEFT IN MORE BITS by the compiler", "\n".join(report.wider)))
     if report.differences is not None:

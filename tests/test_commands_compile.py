@@ -47,6 +47,23 @@ def test_a_report(rwkv_tpu, monkeypatch):
     assert f"{report.tiu_instructions:,} TIU" in table
 
 
+@pytest.mark.toolchain
+@pytest.mark.usefixtures("toolchain")
+def test_what_our_graph_leaves_wide(rwkv_tpu, monkeypatch):
+    """Time-mix of a prompt is in F16 because the graph asks for it; the head's last column because of the compiler."""
+    status, said, _ = rwkv_tpu("compile", "prefill_16-W4F16-chunk", "--json")
+    assert status == 0
+    report = msgspec.json.decode(said, type=CompileReport)
+    assert report.wider == ("logits_MatMul_1",)
+    assert len(report.declared_wider) == 22
+    monkeypatch.setenv("COLUMNS", "150")
+    rows = rwkv_tpu("compile", "prefill_16-W4F16-chunk")[1].splitlines()
+    (ours,) = (row for row in rows if "left in 16 bits, as our graph asks" in row)
+    (theirs,) = (row for row in rows if "LEFT IN MORE BITS by the compiler" in row)
+    assert "22 matrices of time-mix" in ours
+    assert theirs.split()[-1] == "logits_MatMul_1"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_a_failure(rwkv_tpu, monkeypatch, arguments):
     """A stage that fails is named, in JSON too."""

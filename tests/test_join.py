@@ -58,6 +58,7 @@ def bmodel(folder, cycles):
         "bmodel_bytes": 1,
         "toolchain": "t",
         "f32_operations": (folder.name,),
+        "wider": ("head_MatMul",) if folder.name == "head_1" else (),
     }
     return Bmodel(folder, Compiled(**about, profile=a_profile(predicted_cycles=cycles), costs=costs), cached=False)
 
@@ -72,6 +73,7 @@ def test_joined_once(jobs, tmp_path, compiled):
     assert result.costs["combine"].seconds > 0
     assert result.bmodel_bytes == made.path.stat().st_size
     assert result.f32_operations == ("embed_1", "block_0_1", "block_1_1", "head_1")
+    assert result.wider == ("head_1: head_MatMul",)
     assert joined(jobs, tmp_path / "cache", what="all", compiled=compiled).cached
     assert compiled.asked == [4]
 

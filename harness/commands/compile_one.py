@@ -45,6 +45,9 @@ def compile_one(
     Every time of a call is a prediction of the compiler's cycle profile. With --json, a compile that fails prints its
     stage and message as JSON too; the exit status is then 1.
 
+    A case in parts (+blocks) is compiled one part after the other; rwkv-tpu join CASE --jobs N compiles several at a
+    time, and leaves them where this finds them.
+
     Examples:
         rwkv-tpu compile decode-F16-chunk
 
