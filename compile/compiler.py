@@ -35,7 +35,7 @@ from compile.stages import Progress, Stage, StageDone, artefacts_of, hash_file, 
 from compile.storage import StorageError, read_storage
 from compile.timeline import FINAL_MLIR, PROFILE
 from compile.watch import TwoParts
-from compile.wide import as_coded, keeps_wide, wide_products
+from compile.wide import TABLE, as_coded, keeps_wide, wide_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -135,9 +135,9 @@ class Job:
     def wide(self) -> bool:
         """Whether time-mix stays in F16 where the quantisation codes matrices; see :mod:`compile.wide`.
 
-        Not with a mixed table, which says itself what is not coded.
+        Not with a mixed table, which says itself what is not coded, and not of a graph that is not ours.
         """
-        return keeps_wide(self.spec, self.quantization) and not self.mixed
+        return keeps_wide(self.spec, self.quantization) and not self.mixed and self.onnx is None
 
     @property
     def weight_group(self) -> int:
@@ -157,7 +157,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         undated_sha256: of the bmodel without the date in it (:mod:`compile.sameness`); empty in older results.
-        wider: products whose matrix the compiler left in more bits than the quantisation's name says.
+        wider: products whose matrix is in more bits than the quantisation's name says, and not in float32 by a table;
+            what our graphs ask for (:func:`compile.wide.declared_wide`) is among them.
         costs: of each stage, by its name; in older results what is now two stood under ``lower``.
     """
 
@@ -408,7 +409,7 @@ class Stages:
         f32 = list(dict.fromkeys([*f32, *more]))
         f16 = [name for name in (wide_products(mlir.read_text()) if job.wide else []) if name not in f32]
         if (f32 or f16) and job.quantization is not Quantization.F32:
-            table = self.work / "f32_operations.txt"
+            table = self.work / TABLE
             table.write_text("".join(f"{name} F32\n" for name in f32) + "".join(f"{name} F16\n" for name in f16))
             command += ["--quantize_table", table.name]
             if lost := set(f32).difference(operations):

@@ -6,15 +6,23 @@ import sys
 
 import onnx
 import pytest
+import torch
 
 from compile.export import export
 from compile.spec import GraphKind, Quantization
+from harness.cases import Narrowed
+from harness.check import Check
 from harness.checkpoints import DEFAULT, open_model
 from harness.limits import load_limits
 from harness.oracle import oracle_for
 from harness.own.export import judge_export
 from harness.own.io_map import MapError
 from harness.own.options import Own
+from harness.parity import judge_format
+from harness.prompts import prompt
+from harness.run import SuiteRun
+from harness.targets.bmodel import BmodelTarget
+from reference.state import State
 from tests.test_io_map import EXAMPLE
 
 LIMITS = load_limits()[0]
@@ -43,8 +51,10 @@ def example():
 def port_files(example, tmp_path_factory):
     """The shipped model's ONNX files in the port's layout."""
     folder, model = tmp_path_factory.mktemp("port"), open_model(None)
+    table = []
     for name, length in (("rwkv_forward_one", 1), ("rwkv_forward_seq", T)):
-        export(example.PortGraph(model.arrays, T=length, every_position=False), folder / f"{name}.onnx")
+        table += export(example.PortGraph(model.arrays, T=length, every_position=False), folder / f"{name}.onnx")
+    (folder / example.TABLE).write_text("".join(f"{operation} F32\n" for operation in table))
     return tuple(sorted(folder.glob("*.onnx")))
 
 
@@ -125,3 +135,56 @@ def test_what_is_compiled(tmp_path, port_files, toolchain):
     job = other.job(other.grid.cases[0], toolchain)
     assert job.onnx.f32_operations == ("a_Add",)
     assert job.key != jobs[0].key
+
+
+def test_one_table_for_all_nets(tmp_path, port_files, example, toolchain):
+    """Each net gets the operations that it has, and those that no file has, so that a wrong name is told."""
+    table = (port_files[0].parent / example.TABLE).read_text()
+    (tmp_path / example.TABLE).write_text(f"{table}misspelt_Add F32\n")
+    port = opened(tmp_path, port_files, lambda text: f'f32_operations = "{example.TABLE}"\n{text}')
+    one, seq = (port.job(case, toolchain).onnx.f32_operations for case in port.grid.cases)
+    name = "blocks.0.att.recurrence.kept_{}_Mul"
+    assert name.format(T - 1) in seq
+    assert name.format(T - 1) not in one
+    assert "embedded_LayerNormalization" in set(one) & set(seq)
+    assert "misspelt_Add" in set(one) & set(seq)
+
+
+def test_a_port_in_4_bits_is_coded_as_a_whole(tmp_path, port_files, toolchain):
+    """What our own graphs of many tokens keep in F16 is our affair: the reference codes every matrix of a port."""
+    port = opened(tmp_path, port_files, lambda text: text.replace('precision = "F16"', 'precision = "W4F16"'))
+    assert [port.job(case, toolchain).wide for case in port.grid.cases] == [False, False]
+
+
+@pytest.mark.toolchain
+def test_compiled_and_run(tmp_path, port_files, example, toolchain):
+    """From the files to numbers on the simulator, the way that the suites go; the state keeps its float32."""
+    (tmp_path / "onnx.toml").write_text(example.onnx_map(EXAMPLE.read_text()).replace("tokens = 16", f"tokens = {T}"))
+    (tmp_path / example.TABLE).write_bytes((port_files[0].parent / example.TABLE).read_bytes())
+    run = SuiteRun(
+        device="cmodel",
+        libsophon=None,
+        checkpoint=None,
+        codec=None,
+        grid="default",
+        narrowed=Narrowed(),
+        toolchain=toolchain.version,
+        stage_timeout_s=600,
+        say=print,
+        own=Own(onnx=port_files, io=tmp_path / "onnx.toml"),
+    )
+    case, check = run.grid.cases[0], Check(limits=run.limits[Quantization.F16])
+    tokens = prompt(run.model, 2)
+    start = State.random(run.model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
+    want = run.oracle(Quantization.F16).run(tokens, start)
+    try:
+        engine = run.engine(check, case)
+        got = BmodelTarget(engine, case.net).run(tokens, start)
+        check.logits(want, got)
+        check.state(want, got.state)
+        judge_format(check, engine, got.state)
+    finally:
+        run.end()
+    (bmodel,) = check.bmodels
+    assert check.bmodel_sha256 == bmodel.result.bmodel_sha256
+    assert "embedded_LayerNormalization" in bmodel.result.f32_operations

@@ -2,12 +2,14 @@
 
     python examples/bring-your-own/make_port.py port/
     pytest suites/ --bmodel port/port.bmodel --io examples/bring-your-own/bm1684x-port.toml
+    pytest suites/ --onnx port/rwkv_forward_one.onnx,port/rwkv_forward_seq.onnx --io port/onnx.toml
 
 The graphs are our own ``loop`` variant, with the inputs and outputs of that port.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -21,12 +23,13 @@ from compile.join import joined
 from compile.release import DEFAULT_RELEASE
 from compile.spec import GraphKind, Quantization
 from compile.toolchain import find
-from harness.checkpoints import open_model
+from harness.checkpoints import DEFAULT, open_model
 from harness.paths import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAP = Path(__file__).with_name("bm1684x-port.toml")
 TABLE = "f32_operations.txt"
 """The operations that must stay in float32, as the compiler's table names them."""
 
@@ -76,6 +79,7 @@ def main(folder: Path, variant: type[Rwkv7Loop] = PortGraph) -> None:
             )
         )
     (folder / TABLE).write_text(table)
+    (folder / "onnx.toml").write_text(onnx_map(MAP.read_text()))
     bmodel = joined(
         jobs,
         cache_folder(),
@@ -83,6 +87,12 @@ def main(folder: Path, variant: type[Rwkv7Loop] = PortGraph) -> None:
         compiled=lambda jobs: [compile_graph(job, cache_folder(), say=print) for job in jobs],
     )
     shutil.copy(bmodel.path, folder / "port.bmodel")
+
+
+def onnx_map(text: str) -> str:
+    """The map for the ONNX files: it lies beside them, and names what the compiler must leave in float32."""
+    kept = [line for line in text.splitlines() if not line.startswith("checkpoint =")]
+    return "\n".join([f"checkpoint = {json.dumps(str(DEFAULT))}", f'f32_operations = "{TABLE}"', *kept, ""])
 
 
 if __name__ == "__main__":

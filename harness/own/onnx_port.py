@@ -59,10 +59,12 @@ class OnnxPort(Port):
 
     Attributes:
         by_net: the ONNX file of each net, by the port's own name.
+        operations: of the file of each net, by the compiler's names.
         judged: what ONNX Runtime's numbers were found to be, by case: empty where they are right.
     """
 
     by_net: Mapping[str, Path] = field(default_factory=dict)
+    operations: Mapping[str, frozenset[str]] = field(default_factory=dict)
     judged: dict[str, str] = field(default_factory=dict)
 
     def sha256_of(self, case: Case) -> str:
@@ -72,7 +74,7 @@ class OnnxPort(Port):
     def job(self, case: Case, toolchain: Toolchain) -> Job:
         """What to compile for a case."""
         name = self.net_of(case)
-        table = self.io.f32_operations
+        table = self._table(name)
         identity = repr((self.sha256_of(case), name, table))
         return Job(
             arrays={},
@@ -83,6 +85,14 @@ class OnnxPort(Port):
             onnx=ReadyOnnx(self.by_net[name], table),
             toolchain=toolchain,
         )
+
+    def _table(self, net: str) -> tuple[str, ...]:
+        """The operations of a net that stay in float32, of a table for all nets.
+
+        A name that no file has is left in: the compiler may know it, and where it does not, that is told.
+        """
+        others = frozenset().union(*self.operations.values()) - self.operations[net]
+        return tuple(name for name in self.io.f32_operations if name not in others)
 
     def target(self, case: Case) -> OnnxTarget:
         """The case's net in ONNX Runtime."""
@@ -164,6 +174,12 @@ def describe_onnx(io: IoMap, path: Path) -> dict[str, Any]:
     return {"name": names[0], **described}
 
 
+def operations_of(path: Path) -> frozenset[str]:
+    """The names that the compiler gives to an ONNX file's operations: what they give, and what they are."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return frozenset(f"{output}_{node.op_type}" for node in graph.node for output in node.output)
+
+
 def _port(io: IoMap, path: Path, value: Any) -> dict[str, Any]:
     tensor = value.type.tensor_type
     shape = [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim]
@@ -187,4 +203,5 @@ def open_onnx_port(files: Sequence[Path], io: Path, checkpoint: Path | None, cod
     described = [(describe_onnx(read, path), str(path)) for path in files]
     by_net = {net["name"]: path for (net, _), path in zip(described, files, strict=True)}
     check_agreement(matched(read, described, model.checkpoint.shape))
-    return OnnxPort(read, model, {path: hash_file(path) for path in files}, by_net)
+    operations = {net: operations_of(path) for net, path in by_net.items()}
+    return OnnxPort(read, model, {path: hash_file(path) for path in files}, by_net, operations)
