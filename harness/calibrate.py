@@ -11,7 +11,7 @@ import msgspec
 
 from compile.spec import Quantization
 from harness.cases import CaseError, parse_case
-from harness.limits import CAPS, Limits, wrong_caps
+from harness.limits import CAPS, RATIOS, Limits, wrong_caps
 from reports.schema import Outcome, RecordsError, read
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reports.schema import Record, RunFile
 
-METRICS = (*CAPS, "times_emulated")
+METRICS = (*CAPS, *RATIOS)
 
 
 class CalibrationError(ValueError):

@@ -107,8 +107,8 @@ class Check:
         times = limits.times(name, value, emulated)
         if times is None:
             return
-        self._keep_worst("times_emulated", times)
-        most = limits.times_emulated
+        ratio, most = limits.most_times(name)
+        self._keep_worst(ratio, times)
         where = f" of {of}" if of else ""
         words = f"{times:.1f} times what the precision costs in torch, but should be <= {most:g} times"
         assert times <= most, f"{name}={value:.2e}{where}, {words}"

@@ -24,6 +24,9 @@ MOST_TIMES = 3.0
 CAPS = ("kl_mean_nats", "kl_worst_nats", "delta_p_rms", "state_nmse", "state_max_abs_error")
 """Metrics that must not be larger than their caps."""
 
+RATIOS = ("times_emulated", "state_times_emulated")
+"""How many times what the precision costs in torch: of logits, and of states."""
+
 
 class LimitsError(ValueError):
     """Caps that are not allowed: names the file, the precision, the cap and what should be."""
@@ -35,7 +38,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         mean_from_positions: on fewer, the mean is an outlier's: only the worst position is judged.
         top1_share: at least this.
-        times_emulated: how many times what the precision costs in torch a bmodel may be away; see `beyond_emulated`.
+        times_emulated: how many times what the precision costs in torch a bmodel's logits may be away; see `times`.
+        state_times_emulated: the same of its states.
         asked_from: share of a cap that passes whatever the precision costs in torch.
         lambada_nats: how far the mean log-likelihood of a document of LAMBADA may surely be from the reference's.
         worst_good: the worst value of each metric over good runs, by ``rwkv-tpu calibrate``.
@@ -52,6 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_nmse: float
     state_max_abs_error: float
     times_emulated: float
+    state_times_emulated: float
     asked_from: float
     lambada_nats: float
     worst_good: dict[str, float] = {}
@@ -96,6 +101,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not error <= cap
         ]
 
+    def most_times(self, name: str) -> tuple[str, float]:
+        """The ratio that judges a metric, by its name, and the most that it may be."""
+        ratio = "state_times_emulated" if name.startswith("state_") else "times_emulated"
+        return ratio, getattr(self, ratio)
+
     def times(self, name: str, value: float, emulated: Callable[[], float]) -> float | None:
         """How many times what the same precision costs in torch *value* of a metric is; None where that is not asked.
 
@@ -105,8 +115,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cap: float = getattr(self, name)
         if value <= self.asked_from * cap:
             return None
-        cost = emulated()
-        return value / max(cost, self.asked_from * cap / self.times_emulated) if math.isfinite(cost) else None
+        cost, (_, k) = emulated(), self.most_times(name)
+        return value / max(cost, self.asked_from * cap / k) if math.isfinite(cost) else None
 
 
 def load_limits(path: Path = LIMITS) -> tuple[dict[Quantization, Limits], str]:
@@ -139,11 +149,12 @@ def wrong_caps(limits: Limits) -> list[str]:
             found.append(f"{name} = {cap:g}, but should be <= {most:.3g}: {MOST_TIMES:g} times {good:g} of good runs")
         if cap > limits.began.get(name, cap) and not limits.reasons.get(name, "").strip():
             found.append(f"{name} = {cap:g} began at {limits.began[name]:g}: say in reasons why it was loosened")
-    k, good = limits.times_emulated, limits.worst_good.get("times_emulated", math.inf)
-    if not k <= MOST_TIMES * good:
-        found.append(f"times_emulated = {k:g}, but should be <= {MOST_TIMES * good:.3g}: {good:g} in good runs")
+    for name in RATIOS:
+        k, good = getattr(limits, name), limits.worst_good.get(name, math.inf)
+        if not k <= MOST_TIMES * good:
+            found.append(f"{name} = {k:g}, but should be <= {MOST_TIMES * good:.3g}: {good:g} in good runs")
     for table in ("worst_good", "began", "reasons"):
-        unknown = sorted(getattr(limits, table).keys() - {*CAPS, "times_emulated"})
+        unknown = sorted(getattr(limits, table).keys() - {*CAPS, *RATIOS})
         if unknown:
             found.append(f"{table} has {unknown[0]!r}, which is no cap; there are {', '.join(CAPS)}")
     return found

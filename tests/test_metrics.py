@@ -37,6 +37,7 @@ LIMITS = Limits(
     state_nmse=1e-5,
     state_max_abs_error=0.1,
     times_emulated=4.0,
+    state_times_emulated=4.0,
     asked_from=0.1,
     lambada_nats=1e-2,
 )
@@ -153,7 +154,7 @@ def test_shipped_limits():
     """The caps that ship exist for F16; loosening one means changing it here too, and saying why in the file."""
     limits, _ = load_limits()
     f16 = limits[Quantization.F16]
-    assert f16.kl_mean_nats <= 1e-4
+    assert f16.kl_mean_nats <= 1.2e-4  # docs/detection.md: logits 1 % too large give 1.3e-4
     assert f16.kl_worst_nats <= 1e-2
     assert f16.top1_share >= 0.99
     assert f16.state_nmse <= 1e-4
@@ -297,20 +298,20 @@ def test_a_cost_of_nothing_allows_a_share_of_the_cap():
     ("old", "new", "says"),
     [
         (
-            "kl_mean_nats = 1e-4",
+            "kl_mean_nats = 1.2e-4",
             "kl_mean_nats = 1e-3",
-            r"\[F16\] kl_mean_nats = 0.001, but should be <= 0.00027: 3 times",
+            r"\[F16\] kl_mean_nats = 0.001, but should be <= 0.000303: 3 times",
         ),
         (
             "state_nmse = 1e-5",
-            "state_nmse = 1e-5\nkl_mean_nats = 5e-5",
-            "kl_mean_nats = 0.0001 began at 5e-05: say in reasons",
+            "state_nmse = 1e-5\ndelta_p_rms = 1e-3",
+            "delta_p_rms = 0.0035 began at 0.001: say in reasons",
         ),
         ('kl_worst_nats = "', 'kl_worst_nats = " "#', "kl_worst_nats = 0.01 began at 0.005: say in reasons why"),
-        ("kl_mean_nats = 9.0e-5\n", "", "kl_mean_nats has no entry in worst_good: run rwkv-tpu calibrate"),
+        ("kl_mean_nats = 1.01e-4\n", "", "kl_mean_nats has no entry in worst_good: run rwkv-tpu calibrate"),
         (
-            "kl_mean_nats = 9.0e-5\n",
-            "kl_mean_nats = 9.0e-5\nkl_men = 1.0\n",
+            "kl_mean_nats = 1.01e-4\n",
+            "kl_mean_nats = 1.01e-4\nkl_men = 1.0\n",
             "worst_good has 'kl_men', which is no cap",
         ),
     ],

@@ -104,6 +104,9 @@ def compiled(tally: Tally, only: str) -> str:
     for fault in faults:
         detections.append(bmodels.detect(fault, toolchain))
         tally.fault(f"{fault.name}, compiled", caught=detections[-1].caught, as_declared=detections[-1].caught)
+        if not detections[-1].caught:
+            found = [f"{finding.stage}, {finding.message}" for finding in detections[-1].findings]
+            say(f"{'':>13}should fail {fault.meant} in words like {fault.says!r}; {'; '.join(found) or 'it passed'}")
     return sections.bmodels(detections, alarms, time.monotonic() - start)
 
 

@@ -149,7 +149,7 @@ BMODEL_FAULTS = (
     _of("decay-clamped", DECODE, variant=wrong.DECAY_CLAMPED, meant=RANDOM),
     _of("key-without-epsilon", DECODE, variant=wrong.KEY_WITHOUT_EPSILON, meant=RANDOM),
     _of("value-residual-missing", PREFILL, variant=wrong.OWN_VALUES),
-    _of("group-norm-epsilon", DECODE, variant=wrong.GROUP_NORM_EPSILON, meant=RANDOM),
+    _of("group-norm-epsilon", DECODE, variant=wrong.GROUP_NORM_EPSILON),
     _of("group-norm-axis", PREFILL, variant=wrong.GROUP_NORM_AXIS),
     BmodelFault(
         name="rate-missing",

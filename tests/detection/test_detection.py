@@ -123,7 +123,7 @@ def test_loose_caps_let_faults_through(tmp_path, capsys):
         "kl_mean_nats = 6.6e-5", "kl_mean_nats = 6.6e-4"
     )
     text = text.replace("kl_mean_nats = 4.1e-5", "kl_mean_nats = 4.1e-4")
-    loose.write_text(re.sub(r"times_emulated = [12]0\.0", "times_emulated = 1e6", text))
+    loose.write_text(re.sub(r"times_emulated = [0-9.]+", "times_emulated = 1e6", text))
     only = ["--part", "targets", "--only", "decay-off"]
     assert main(only) == 0
     assert capsys.readouterr().out.endswith("caught 1 of 1, false alarms 0 of 0\n")

@@ -78,17 +78,26 @@ def zeros(x: Tensor) -> Tensor:
     return torch.clamp(x, 0.0, 0.0)
 
 
-def bf16(x: Tensor) -> Tensor:
-    """Eight bits of each float32 number, to nearest (Veltkamp's splitting), with no cast that a compiler could see."""
-    scaled = x * (2.0**16 + 1)
-    return scaled - (scaled - x)
+def same(x: Tensor) -> Tensor:
+    """The value itself."""
+    return x
 
 
-def int8(x: Tensor) -> Tensor:
+def bf16(x: Tensor, f32: Callable[[Tensor], Tensor] = same) -> Tensor:
+    """Eight bits of each float32 number, to nearest (Veltkamp's splitting), with no cast that a compiler could see.
+
+    *f32* marks the steps, none of which float16 can hold.
+    """
+    scaled = f32(x * (2.0**16 + 1))
+    return f32(scaled - f32(scaled - x))
+
+
+def int8(x: Tensor, f32: Callable[[Tensor], Tensor] = same) -> Tensor:
     """Whole steps, of which the largest number of a row is 127; what is added is taken off and rounds on the way."""
-    step = torch.clamp(torch.amax(torch.abs(x), dim=-1, keepdim=True) / 127, min=1e-30)
+    largest = f32(torch.amax(f32(torch.abs(x)), dim=-1, keepdim=True))
+    step = f32(torch.clamp(f32(largest * (1 / 127)), min=1e-30))
     rounder = 1.5 * 2.0**23
-    return ((x / step + rounder) - rounder) * step
+    return f32(f32(f32(f32(x / step) + rounder) - rounder) * step)
 
 
 def over_all_channels(y: Tensor, _: Any, **options: Any) -> Tensor:
@@ -116,13 +125,13 @@ class _OwnValues(TimeMix):
 
 
 class _StateStored(TimeMix):
-    """The WKV state is changed as it leaves the recurrence."""
+    """The WKV state is changed as it leaves the recurrence, in float32."""
 
-    keep = staticmethod(lambda S: S)
+    keep = staticmethod(lambda S, f32: f32(S + zeros(S)))
 
     def forward(self, *inputs: Any) -> Any:
         y, shift, S, v_first = super().forward(*inputs)
-        return y, shift, self.kept(self.keep(S)), v_first
+        return y, shift, self.keep(S, self.kept), v_first
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -137,8 +146,8 @@ class _StateInt8(_StateStored):
     keep = staticmethod(int8)
 
 
-class _HalfState(TimeMix):
-    """Nothing of the recurrence is marked as float32."""
+class _HalfState(_StateStored):
+    """Nothing of the recurrence is marked as float32, only the state that comes out."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -147,16 +156,16 @@ class _HalfState(TimeMix):
                 setattr(self.recurrence, name, Named())
 
 
-class _StateForgotten(TimeMix):
+class _StateForgotten(_StateStored):
     def forward(self, x: Tensor, prev: Tensor, S: Tensor, v_first: Tensor | None) -> Any:
-        y, shift, after, v_first = super().forward(x, prev, S, v_first)
-        return y, shift, S + zeros(after), v_first
+        y, shift, after, v_first = TimeMix.forward(self, x, prev, S, v_first)
+        return y, shift, self.kept(S + zeros(after)), v_first
 
 
-class _StateTransposed(TimeMix):
+class _StateTransposed(_StateStored):
     def forward(self, x: Tensor, prev: Tensor, S: Tensor, v_first: Tensor | None) -> Any:
-        y, shift, after, v_first = super().forward(x, prev, S.transpose(1, 2), v_first)
-        return y, shift, after.transpose(1, 2), v_first
+        y, shift, after, v_first = TimeMix.forward(self, x, prev, S.transpose(1, 2), v_first)
+        return y, shift, self.keep(after.transpose(1, 2), self.kept), v_first
 
 
 class _ShiftCut(TimeMix):
