@@ -1,18 +1,22 @@
 """Bundles: what is in one, and a self-test that needs the runtime's worker alone and can fail."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from compile.compiler import compile_graph
-from harness.bundle.make import RUNTIME, BundleError, Request, make_bundle, with_decode
+from harness.bundle.make import RUNTIME, Request, make_bundle, with_decode
+from harness.bundle.verdicts import BundleError, Subject, newest_verdicts, read_verdicts
 from harness.cases import parse_case
 from harness.checkpoints import DEFAULT
 from harness.jobs import job_of
@@ -21,6 +25,7 @@ from harness.paths import cache_folder
 from runtime.engine import Engine
 from runtime.session import Session
 from tests.fake_libsophon.build import FakeModel, fake_board, write_bmodel
+from tests.gate_runs import DECODE, PREFILL, MadeRun, a_record, failed
 
 ROOT = Path(__file__).parent.parent
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
@@ -133,26 +138,104 @@ def test_it_cannot_be_run(fake, tmp_path):
     assert "NOT RUN: LibraryMissing: not found" in words
 
 
+# ---- verdicts
+
+SUBJECT = Subject(
+    checkpoint=SimpleNamespace(name="tiny", sha256="s0"),
+    toolchain=SimpleNamespace(identity="i0"),
+    cases=(DECODE, PREFILL),
+)
+BMODELS = {case: f"b-{case}" for case in SUBJECT.cases}
+HARD = a_record(DECODE, "hard_weights", bmodel_sha256="of a harder model")
+BOTH = a_record(DECODE), failed(PREFILL), HARD, a_record("decode-W4F16-chunk")
+
+
+def test_verdicts_of_a_run(tmp_path):
+    """Every record of the cases, of harder models too, and no other; what did not pass is counted."""
+    MadeRun(BOTH).write(tmp_path / "run")
+    for path in (tmp_path / "run", tmp_path / "run" / "records.jsonl"):
+        found = read_verdicts(path, SUBJECT)
+        found.refuse_others(BMODELS)
+        assert [(one["case"], one["check"], one["outcome"]) for one in found.told()] == [
+            (DECODE, "from_zero_state", "passed"),
+            (PREFILL, "from_zero_state", "failed"),
+            (DECODE, "hard_weights", "passed"),
+        ]
+        assert found.words == "3 checks, 1 not passed, by run r0 on the BM1684X simulator (cmodel)"
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (MadeRun(BOTH, complete=False), "was interrupted; let it come to its end: pytest suites/ --resume"),
+        (MadeRun(BOTH, {"checkpoint": {"sha256": "s1"}}), "judged the checkpoint tiny, sha256 s1, but should"),
+        (MadeRun(BOTH, {"toolchain": {"identity": "i1"}}), "judged bmodels of i1, but should have judged those of i0"),
+        (MadeRun(BOTH[:1]), f"has no record of {PREFILL}; it judged {DECODE}"),
+        (
+            MadeRun((a_record(PREFILL), a_record(DECODE, bmodel_sha256="older"), HARD)),
+            f"judged other bmodels of {DECODE}: of a harder model, older, but should have judged b-{DECODE}",
+        ),
+        (MadeRun((a_record(PREFILL), a_record(DECODE, bmodel_sha256=""))), f"bmodels of {DECODE}: none, but"),
+    ],
+)
+def test_a_run_of_something_else(tmp_path, run, says):
+    """It is refused by name, and never taken unasked."""
+    run.write(tmp_path / "run")
+    with pytest.raises(BundleError, match=re.escape(says)):
+        read_verdicts(tmp_path / "run", SUBJECT).refuse_others(BMODELS)
+    assert newest_verdicts(tmp_path, SUBJECT, BMODELS) is None
+
+
+def test_the_latest_run_is_taken(tmp_path):
+    """Of those that judged the same bmodels; what cannot be read, and what is not there, is passed over."""
+    for name in ("20260101T0-cmodel", "20260102T0-cmodel"):
+        MadeRun(BOTH, {"id": name}).write(tmp_path / name)
+    MadeRun(BOTH, {"id": "other", "checkpoint": {"sha256": "s1"}}).write(tmp_path / "20260103T0-cmodel")
+    (tmp_path / "20260104T0-cmodel").mkdir()
+    (tmp_path / "20260104T0-cmodel" / "records.jsonl").write_text("no record\n")
+    assert newest_verdicts(tmp_path, SUBJECT, BMODELS).file.run.id == "20260102T0-cmodel"
+    assert newest_verdicts(tmp_path / "nowhere", SUBJECT, BMODELS) is None
+
+
+# ---- with the compiler
+
+
 @pytest.mark.toolchain
 def test_a_bundle_of_the_shipped_model(rwkv_bmodels, toolchain, tmp_path):
-    """Decode and prefill, whose map the suites read; every file is in the list of hashes; it is never written over."""
+    """Decode and prefill, whose map the suites read; every file is in the list of hashes; it is never written over.
+
+    The verdicts are those of a run that judged these bmodels; where there is none, it says what to do.
+    """
     cases, cache = with_decode(parse_case("prefill_16-F16-chunk")), cache_folder()
-    request = Request(cases, rwkv_bmodels.model, toolchain)
-    out = tmp_path / "bundle"
+    request = Request(cases, rwkv_bmodels.model, toolchain, runs=tmp_path / "runs")
+    out, said = tmp_path / "bundle", []
 
     def compiled(case):
         return compile_graph(job_of(case, rwkv_bmodels.model, toolchain), cache)
 
-    make_bundle(request, out, compiled)
+    MadeRun(
+        tuple(a_record(case.id, bmodel_sha256=compiled(case).result.bmodel_sha256) for case in cases),
+        {
+            "toolchain": {"identity": toolchain.identity},
+            "checkpoint": {"sha256": rwkv_bmodels.model.checkpoint.sha256},
+        },
+    ).write(tmp_path / "runs" / "r0")
+    make_bundle(request, out, compiled, say=said.append)
+    assert said == ["verdicts: 2 checks, 0 not passed, by run r0 on the BM1684X simulator (cmodel)"]
+    assert said[0] in (out / "README.md").read_text()
     bundle = json.loads((out / "bundle.json").read_text())
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert set(bundle["sha256"]) == files - {"bundle.json"}
     assert bundle["chunk_lengths"] == [1, 16]
     assert all(len(prompt["greedy"]) > 0 for prompt in bundle["prompts"])
+    assert [one["case"] for one in bundle["verdicts"]] == [case.id for case in cases]
     port = Own((out / "decode.bmodel", out / "prefill_16.bmodel"), out / "io.toml").open(DEFAULT, None)
     assert [case.id for case in port.grid.cases] == ["decode-F16-chunk_bundle", "prefill_16-F16-chunk_bundle"]
     with pytest.raises(BundleError, match="should not be there yet"):
         make_bundle(request, out, compiled)
+    make_bundle(dataclasses.replace(request, runs=tmp_path / "nowhere"), tmp_path / "other", compiled)
+    words = f"- verdicts: none: no finished run in {tmp_path / 'nowhere'} judged these bmodels; pytest suites/ with"
+    assert words in (tmp_path / "other" / "README.md").read_text()
 
 
 @pytest.mark.long

@@ -14,27 +14,27 @@ import numpy as np
 
 from compile.stages import hash_file
 from harness.bundle.contract import contract_of
+from harness.bundle.verdicts import BundleError, Subject, newest_verdicts, read_verdicts
 from harness.limits import load_limits
 from harness.manifest import git_state, now
 from harness.metrics import log_softmax
 from harness.oracle import oracle_for, that_matter
 from harness.prompts import prompt
-from reports.schema import read
 from runtime.description import describe
 from runtime.nets import assemble, check_agreement
 from tokenizer.codec import Codec
 from tokenizer.world import find_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from compile.compiler import Bmodel
     from compile.toolchain import Toolchain
+    from harness.bundle.verdicts import Verdicts
     from harness.cases import Case
     from harness.checkpoints import Model
     from harness.limits import Limits
     from harness.targets.base import Target
-    from reports.schema import RunFile
 
 _ROOT = Path(__file__).parent.parent.parent
 RUNTIME = (
@@ -58,23 +58,28 @@ _GREEDY = 12
 """Tokens that the self-test decodes after each prompt, at most."""
 
 
-class BundleError(ValueError):
-    """A bundle that cannot be made: says what was expected and what was found."""
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a bundle is made of.
 
     Attributes:
         cases: a decode graph, and any number of prefill graphs that go with it; all of one precision and variant.
-        run: whose verdicts go with it; None for none.
+        run: whose verdicts go with it; None for the latest in *runs* that judged the same bmodels.
+        runs: a folder of runs; one that is not there has none.
     """
 
     cases: tuple[Case, ...]
     model: Model
     toolchain: Toolchain
     run: Path | None = None
+    runs: Path = Path("runs")
+
+    @property
+    def subject(self) -> Subject:
+        """What verdicts must be of."""
+        return Subject(
+            checkpoint=self.model.checkpoint, toolchain=self.toolchain, cases=tuple(case.id for case in self.cases)
+        )
 
 
 def with_decode(case: Case) -> tuple[Case, ...]:
@@ -82,22 +87,31 @@ def with_decode(case: Case) -> tuple[Case, ...]:
     return tuple(dict.fromkeys([case.decode, case]))
 
 
-def make_bundle(request: Request, out: Path, compiled: Callable[[Case], Bmodel]) -> Path:
+def make_bundle(
+    request: Request, out: Path, compiled: Callable[[Case], Bmodel], *, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """Write a bundle into the folder *out*, which must not be there.
 
     Args:
         request: what it is made of.
         out: where to.
         compiled: compiles a case, or finds it compiled.
+        say: receives a line that says which verdicts go with it.
 
     Raises:
-        BundleError: *out* is there, or the run has no verdict of a case.
+        BundleError: *out* is there, or the run that was named has no verdict of these bmodels.
         CompileError: a case does not compile.
     """
     if out.exists():
         raise BundleError(f"{out} should not be there yet: a bundle is written once, and then checked by its hashes")
-    verdicts = _verdicts(request) if request.run is not None else []
+    verdicts = None if request.run is None else read_verdicts(request.run, request.subject)
     bmodels = {case: compiled(case) for case in request.cases}
+    hashes = {case.id: bmodel.result.bmodel_sha256 for case, bmodel in bmodels.items()}
+    if verdicts is not None:
+        verdicts.refuse_others(hashes)
+    else:
+        verdicts = newest_verdicts(request.runs, request.subject, hashes)
+    say(f"verdicts: {_judged(request, verdicts)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.part")
     shutil.rmtree(work, ignore_errors=True)
@@ -110,7 +124,7 @@ def make_bundle(request: Request, out: Path, compiled: Callable[[Case], Bmodel])
     return out
 
 
-def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts: list[Any]) -> None:
+def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts: Verdicts | None) -> None:
     model, toolchain, last = request.model, request.toolchain, request.cases[-1]
     names = {case: f"{case.graph.name}.bmodel" for case in request.cases}
     for case, bmodel in bmodels.items():
@@ -166,7 +180,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
             "kl_worst_nats": limits.kl_worst_nats,
         },
         "prompts": prompts,
-        "verdicts": verdicts,
+        "verdicts": verdicts.told() if verdicts else [],
         "sha256": hashes,
     }
     (work / "bundle.json").write_bytes(msgspec.json.format(msgspec.json.encode(bundle), indent=2))
@@ -189,40 +203,17 @@ def _prompt(oracle: Target, tokens: list[int], limits: Limits, file: Path) -> di
     return {"tokens": tokens, "logits": file.name, "greedy": greedy}
 
 
-def _verdicts(request: Request) -> list[Any]:
-    run = request.run
-    if run is None:
-        return []
-    found: RunFile = read(run / "records.jsonl" if run.is_dir() else run)
-    checkpoint = request.model.checkpoint.sha256
-    if found.run.checkpoint["sha256"] != checkpoint:
-        raise BundleError(
-            f"{run} judged the checkpoint {found.run.checkpoint['name']}, sha256 {found.run.checkpoint['sha256']}, but "
-            f"should have judged {request.model.checkpoint.name}, {checkpoint}"
-        )
-    if found.run.toolchain["identity"] != request.toolchain.identity:
-        other, ours = found.run.toolchain["identity"], request.toolchain.identity
-        raise BundleError(f"{run} judged bmodels of {other}, but should have judged those of {ours}")
-    ids = [case.id for case in request.cases]
-    records = [record for record in found.records if record.case in ids]
-    if unjudged := [one for one in ids if not any(record.case == one for record in records)]:
-        judged = sorted({record.case for record in found.records if record.case})
-        raise BundleError(f"{run} has no record of {', '.join(unjudged)}; it judged {', '.join(judged) or 'nothing'}")
-    return [
-        {"run": found.run.id, "target": record.target, **_verdict(msgspec.to_builtins(record))} for record in records
-    ]
+def _judged(request: Request, verdicts: Verdicts | None) -> str:
+    if verdicts is not None:
+        return verdicts.words
+    return (
+        f"none: no finished run in {request.runs} judged these bmodels; pytest suites/ with a grid that has "
+        f"{' and '.join(case.id for case in request.cases)} does, then make the bundle again"
+    )
 
 
-def _verdict(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: record[key] for key in ("case", "suite", "check", "outcome", "metrics", "bmodel_sha256") if key in record
-    }
-
-
-def _readme(request: Request, work: Path, verdicts: Sequence[Mapping[str, Any]]) -> None:
+def _readme(request: Request, work: Path, verdicts: Verdicts | None) -> None:
     last = request.cases[-1]
-    failed = [one for one in verdicts if one["outcome"] not in {"passed", "skipped"}]
-    judged = f"{len(verdicts)} checks, {len(failed)} not passed" if verdicts else "none: it was made without --run"
     codec = f"`{request.model.codec.value}`" + (
         f", {find_vocabulary().name}" if request.model.codec is Codec.WORLD else ""
     )
@@ -232,7 +223,7 @@ def _readme(request: Request, work: Path, verdicts: Sequence[Mapping[str, Any]])
         f"{request.toolchain.compiler_commit}\n"
         f"- token ids: {codec}\n"
         "- inputs, outputs, state, chunk lengths: `io.toml`; everything else: `bundle.json`\n"
-        f"- verdicts: {judged}\n\n"
+        f"- verdicts: {_judged(request, verdicts)}\n\n"
         "A prompt goes in whole chunks through the longest net that fits, the rest token by token through decode; "
         "nothing is ever padded. The state begins as zeros, and each call's states go into the next.\n\n"
         "Does it still compute what it should, here? Python 3.8 or newer, no package:\n\n"

@@ -18,8 +18,13 @@ def bundle(
     case: Annotated[str, typer.Argument(help="the case's id, such as prefill_16-F16-chunk", metavar="CASE")],
     out: Annotated[Path | None, typer.Option(help="the folder (default: bundles/CASE)", metavar="DIR")] = None,
     run: Annotated[
-        Path | None, typer.Option(help="take the verdicts of this run's records along", metavar="RUN")
+        Path | None,
+        typer.Option(
+            help="take the verdicts of this run's records along (default: the latest in --runs of the same bmodels)",
+            metavar="RUN",
+        ),
     ] = None,
+    runs: Annotated[Path, typer.Option(help="where runs are", metavar="DIR")] = Path("runs"),
     checkpoint: Annotated[
         Path | None, typer.Option(help="the checkpoint (default: the one that ships)", metavar="PATH")
     ] = None,
@@ -35,7 +40,8 @@ def bundle(
         python3 bundles/prefill_16-F16-chunk/selftest.py
     """
     from compile.compiler import CompileError
-    from harness.bundle.make import BundleError, Request, make_bundle, with_decode
+    from harness.bundle.make import Request, make_bundle, with_decode
+    from harness.bundle.verdicts import BundleError
     from harness.checkpoints import open_model
     from harness.jobs import compile_case
     from reference.shape import CheckpointError
@@ -46,13 +52,14 @@ def bundle(
         parsed = parse_case(case)
         found = find(toolchain, cache_folder())
         model = open_model(checkpoint)
-        request = Request(with_decode(parsed), model, found, run)
+        request = Request(with_decode(parsed), model, found, run, runs)
         folder = make_bundle(
             request,
             out or Path("bundles") / parsed.id,
             lambda one: compile_case(
                 one, model, found, cache_folder(), say=lambda text: console.print(text, markup=False)
             ),
+            say=lambda text: console.print(text, markup=False, soft_wrap=True),
         )
     except (CaseError, ToolchainError, CheckpointError, BundleError, CompileError, RecordsError, OSError) as error:
         console.print(str(error), style="red", markup=False)
