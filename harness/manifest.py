@@ -35,6 +35,7 @@ def manifest(
     toolchain: Toolchain,
     model: Model,
     grid: Grid,
+    port: Mapping[str, str],
     limits_sha256: str,
     known_sha256: str,
     options: Mapping[str, str],
@@ -43,8 +44,8 @@ def manifest(
 ) -> schema.Run:
     """Describe a run that is about to start; *options* are those of the suites, by their names.
 
-    *known_sha256* is that of the list of expected failures, empty where there is none; *checks* is how
-    many will be made.
+    *port* tells of somebody else's files, and is empty where our own graphs are judged. *known_sha256* is that of the
+    list of expected failures, empty where there is none; *checks* is how many will be made.
     """
     shape = model.checkpoint.shape
     return schema.Run(
@@ -72,6 +73,7 @@ def manifest(
             "n_vocab": shape.n_vocab,
         },
         grid={"name": grid.name, "sha256": grid.sha256},
+        port=dict(port),
         limits_sha256=limits_sha256,
         options=dict(options),
         data={

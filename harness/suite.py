@@ -215,6 +215,7 @@ class SuitePlugin:
                 toolchain=self.run.toolchain,
                 model=self.run.model,
                 grid=self.run.grid,
+                port=self.run.port.identity if self.run.port else {},
                 limits_sha256=self.run.limits_sha256,
                 known_sha256=self._known.sha256,
                 options=chosen_options(self._config.getoption),

@@ -339,6 +339,7 @@ def _origin(file: RunFile) -> dict[str, str]:
         "toolchain": run.toolchain,
         "checkpoint": run.checkpoint,
         "grid": run.grid,
+        "port": run.port,
         "options": run.options,
         "data": run.data,
         "machine": run.machine,

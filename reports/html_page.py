@@ -197,6 +197,7 @@ def _environment(run: LoadedRun) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Toolchain", manifest.toolchain),
         ("Checkpoint", manifest.checkpoint),
         ("Grid", manifest.grid),
+        ("Port", manifest.port),
         ("Limits", {"sha256": manifest.limits_sha256}),
         ("Options", manifest.options),
         ("Data", manifest.data),

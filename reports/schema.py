@@ -76,6 +76,7 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
     toolchain: dict[str, str]  # version, compiler commit, wheel's SHA-256, identity
     checkpoint: dict[str, str | int]  # name, container, SHA-256, sizes, codec
     grid: dict[str, str]  # name, SHA-256 of the file
+    port: dict[str, str] = msgspec.field(default_factory=dict)  # SHA-256 of somebody else's map and files; empty: ours
     limits_sha256: str
     options: dict[str, str] = msgspec.field(default_factory=dict)  # of the suites, defaults included
     data: dict[str, str] = msgspec.field(default_factory=dict)  # SHA-256 of files that the harness reads

@@ -46,7 +46,17 @@ TRENDS = (
 )
 
 _SAME = 1e-6  # a share: the reference's sums differ in their last digits with the number of threads
-_ORIGINS = ("harness.commit", "toolchain.", "grid.sha256", "limits_sha256", "options.", "data.", "health.", "machine.")
+_ORIGINS = (
+    "harness.commit",
+    "toolchain.",
+    "grid.sha256",
+    "port.",
+    "limits_sha256",
+    "options.",
+    "data.",
+    "health.",
+    "machine.",
+)
 
 
 @dataclass(frozen=True, slots=True)

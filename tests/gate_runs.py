@@ -40,6 +40,7 @@ def a_run(**changes: Any) -> Run:
         "toolchain": {"version": "1.30.2", "commit": "v1.30.2-g0", "wheel_sha256": "w0", "identity": "i0"},
         "checkpoint": {"name": "tiny", "sha256": "s0", "n_layer": 2},
         "grid": {"name": "smoke", "sha256": "g0"},
+        "port": {},
         "limits_sha256": "l0",
         "options": {"device": "cmodel", "grid": "smoke"},
         "data": {"vocabulary": "v0"},

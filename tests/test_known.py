@@ -23,6 +23,7 @@ from reports.lenient import LoadedRun
 from reports.schema import End, Outcome, RunFile, Stage, read
 from reports.verdict import State, verdict_of_run
 from tests.a_receipt import a_receipt
+from tests.example_port import T, write_onnx
 from tests.gate_runs import DECODE, PREFILL, MadeRun, a_record, a_run, failed, in_memory
 
 ROOT = Path(__file__).parent.parent
@@ -501,6 +502,36 @@ def test_a_run_that_fails_as_expected(tmp_path):
     assert len(run.run.data["known"]) == 64
     assert "look again, due since 2020-02-01: cases = 'decode-*': made up" in words(done)
     assert "stale" not in done.stdout
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_run_of_somebody_elses_port(tmp_path, monkeypatch, capsys):
+    """Its ids are expected to fail by a list of its own, which an update writes; none that ships takes them."""
+    files = write_onnx(tmp_path)
+    port = "--onnx", ",".join(map(str, files)), "--io", "onnx.toml", "-k", "parity and random"
+    ids = [f"{graph}-F16-bm1684x_port" for graph in ("decode", f"prefill_{T}")]
+    done, run, folder = run_suites(tmp_path, entry("decode-F16-bm1684x_port", "transform"), *port)
+    assert done.returncode == 1, done.stdout[-8000:]
+    assert {one.case: one.outcome for one in run.records} == {
+        ids[0]: Outcome.EXPECTED_FAILURE,
+        ids[1]: Outcome.FAILED,
+    }
+    assert run.run.grid["name"] == "bm1684x_port"
+    assert len(run.run.port["files_sha256"]) == 2 * 64 + 2
+
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, "update", folder, "--file", KNOWN / "no-release.toml") == 1
+    assert f"case {ids[0]} is in no grid that ships" in capsys.readouterr().err
+    assert not (KNOWN / "no-release.toml").exists()
+    assert command(monkeypatch, "update", folder) == 0
+    entries = parse_known((tmp_path / "known.toml").read_bytes(), Path("k"))
+    assert [(one.cases, one.stage) for one in entries] == [(name, Stage.TRANSFORM) for name in ids]
+    list_now = (tmp_path / "known.toml").read_text()
+    (tmp_path / "runs").rename(tmp_path / "before")
+    done, run, _ = run_suites(tmp_path, list_now, *port)
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert {one.outcome for one in run.records} == {Outcome.EXPECTED_FAILURE}
+    assert run.end.unmatched == ()
 
 
 @pytest.mark.usefixtures("broken_compiler")

@@ -1,14 +1,11 @@
 """Other people's ONNX: the example's layout, made by our loop graphs, judged in ONNX Runtime before any compiler."""
 
-import importlib.util
 import re
-import sys
 
 import onnx
 import pytest
 import torch
 
-from compile.export import export
 from compile.spec import GraphKind, Quantization
 from harness.cases import Narrowed
 from harness.check import Check
@@ -23,10 +20,11 @@ from harness.prompts import prompt
 from harness.run import SuiteRun
 from harness.targets.bmodel import BmodelTarget
 from reference.state import State
+from tests.example_port import T, write_onnx
 from tests.test_io_map import EXAMPLE
 
 LIMITS = load_limits()[0]
-T = 4
+TABLE = "f32_operations.txt"
 CHANGES = {
     "right": lambda text: text,
     "by names": lambda text: text.replace('order = "layers"', ""),
@@ -38,24 +36,9 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def example():
-    """The example's program, as a module."""
-    spec = importlib.util.spec_from_file_location("make_port", EXAMPLE.with_name("make_port.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def port_files(example, tmp_path_factory):
-    """The shipped model's ONNX files in the port's layout."""
-    folder, model = tmp_path_factory.mktemp("port"), open_model(None)
-    table = []
-    for name, length in (("rwkv_forward_one", 1), ("rwkv_forward_seq", T)):
-        table += export(example.PortGraph(model.arrays, T=length, every_position=False), folder / f"{name}.onnx")
-    (folder / example.TABLE).write_text("".join(f"{operation} F32\n" for operation in table))
-    return tuple(sorted(folder.glob("*.onnx")))
+def port_files(tmp_path_factory):
+    """The shipped model's ONNX files in the port's layout, beside their table and map."""
+    return write_onnx(tmp_path_factory.mktemp("port"))
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +120,30 @@ def test_what_is_compiled(tmp_path, port_files, toolchain):
     assert job.key != jobs[0].key
 
 
-def test_one_table_for_all_nets(tmp_path, port_files, example, toolchain):
+def test_one_table_for_all_nets(tmp_path, port_files, toolchain):
     """Each net gets the operations that it has, and those that no file has, so that a wrong name is told."""
-    table = (port_files[0].parent / example.TABLE).read_text()
-    (tmp_path / example.TABLE).write_text(f"{table}misspelt_Add F32\n")
-    port = opened(tmp_path, port_files, lambda text: f'f32_operations = "{example.TABLE}"\n{text}')
+    table = (port_files[0].parent / TABLE).read_text()
+    (tmp_path / TABLE).write_text(f"{table}misspelt_Add F32\n")
+    port = opened(tmp_path, port_files, lambda text: f'f32_operations = "{TABLE}"\n{text}')
     one, seq = (port.job(case, toolchain).onnx.f32_operations for case in port.grid.cases)
     name = "blocks.0.att.recurrence.kept_{}_Mul"
     assert name.format(T - 1) in seq
     assert name.format(T - 1) not in one
     assert "embedded_LayerNormalization" in set(one) & set(seq)
     assert "misspelt_Add" in set(one) & set(seq)
+
+
+def test_another_build(tmp_path, port_files):
+    """It is the same grid, whose ids lists and baselines speak of, and another port."""
+    port = opened(tmp_path, port_files)
+    model = onnx.load(port_files[0])
+    model.doc_string = "another build"
+    onnx.save(model, tmp_path / "rwkv_forward_one.onnx")
+    other = opened(tmp_path, (tmp_path / "rwkv_forward_one.onnx", port_files[1]))
+    assert port.grid == other.grid
+    assert port.identity["map_sha256"] == other.identity["map_sha256"]
+    one, new = (each.identity["files_sha256"].split(", ") for each in (port, other))
+    assert (one[0] != new[0], one[1]) == (True, new[1])
 
 
 def test_a_port_in_4_bits_is_coded_as_a_whole(tmp_path, port_files, toolchain):
@@ -157,10 +153,8 @@ def test_a_port_in_4_bits_is_coded_as_a_whole(tmp_path, port_files, toolchain):
 
 
 @pytest.mark.toolchain
-def test_compiled_and_run(tmp_path, port_files, example, toolchain):
+def test_compiled_and_run(port_files, toolchain):
     """From the files to numbers on the simulator, the way that the suites go; the state keeps its float32."""
-    (tmp_path / "onnx.toml").write_text(example.onnx_map(EXAMPLE.read_text()).replace("tokens = 16", f"tokens = {T}"))
-    (tmp_path / example.TABLE).write_bytes((port_files[0].parent / example.TABLE).read_bytes())
     run = SuiteRun(
         device="cmodel",
         libsophon=None,
@@ -171,7 +165,7 @@ def test_compiled_and_run(tmp_path, port_files, example, toolchain):
         toolchain=toolchain.version,
         stage_timeout_s=600,
         say=print,
-        own=Own(onnx=port_files, io=tmp_path / "onnx.toml"),
+        own=Own(onnx=port_files, io=port_files[0].with_name("onnx.toml")),
     )
     case, check = run.grid.cases[0], Check(limits=run.limits[Quantization.F16])
     tokens = prompt(run.model, 2)

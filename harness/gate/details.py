@@ -28,8 +28,9 @@ def details_command(finding: Finding, base: Side, new: Side) -> list[str]:
     key = finding.key
     if not key.suite:
         return []
-    if new.launches and key.case and finding.metric.startswith(PREDICTED) and finding.new:
-        run = new.launches[0].file.run
+    run = new.launches[0].file.run if new.launches else None
+    # Of somebody else's port there is nothing that could be compiled anew from the case's id.
+    if run and not run.port and key.case and finding.metric.startswith(PREDICTED) and finding.new:
         return ["rwkv-tpu", "profile", key.case, *_checkpoint(run.command), "--toolchain", run.toolchain["version"]]
     if key.suite == LAMBADA_SUITE:
         files = [str(one.path) for side in (base, new) for one in side.lambada if one.name == key.check]

@@ -42,10 +42,19 @@ class Port:
 
     @property
     def grid(self) -> Grid:
-        """A case for each net of the map, whose name stands where ours have a variant."""
-        sha256 = hashlib.sha256("".join([self.io.sha256, *self.files.values()]).encode()).hexdigest()
+        """A case for each net of the map, whose name stands where ours have a variant.
+
+        It is the same from build to build of the port; which build it is, :attr:`identity` tells.
+        """
         cases = [self._case(graph) for name in self.io.file.nets for graph in graphs_of(self.io, name)]
-        return Grid(self.io.file.name, sha256, tuple(sorted(cases, key=lambda case: case.graph.kind.value)))
+        cases = sorted(cases, key=lambda case: case.graph.kind.value)
+        sha256 = hashlib.sha256("\n".join(case.id for case in cases).encode()).hexdigest()
+        return Grid(self.io.file.name, sha256, tuple(cases))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a run keeps of it: SHA-256 of the map and of the files."""
+        return {"map_sha256": self.io.sha256, "files_sha256": ", ".join(self.files.values())}
 
     def _case(self, graph: Any) -> Case:
         return Case(graph=graph, quantization=self.io.file.precision, variant=self.io.file.name)
