@@ -392,9 +392,8 @@ class _WrongGroups(Formulas):
 
     group = 32
 
-    def stored(self, *arguments: Any) -> Checkpoint:
-        with patch("reference.precision.GROUP", self.group):
-            return super().stored(*arguments)
+    def stored(self, checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
+        return stored(checkpoint, precision, self.group)
 
 
 def _of_another(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
