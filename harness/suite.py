@@ -41,9 +41,11 @@ from runtime.faults import BadBmodel
 from tokenizer.codec import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
+    from harness.cases import Case
     from harness.known import Entry
+    from harness.ops.case import OpCase
     from harness.resume import Earlier
     from reports.schema import Run
 
@@ -141,7 +143,9 @@ class SuitePlugin:
         self._suites.add(path)
         if "op" in metafunc.fixturenames:
             self._checks |= {Key(op.id, suite, name) for op in (*self.run.ops, *shipped_ops())}
-            metafunc.parametrize("op", self.run.ops, ids=lambda op: op.id, scope="session")
+            why = "the suite ops is of our own graphs' operations: it says nothing of somebody else's port"
+            ops = _or_a_word(self.run.ops, why if self.run.port else f"grid {self.run.grid.name} has no operations")
+            metafunc.parametrize("op", ops, ids=lambda op: op.id, scope="session")
             return
         if "case" not in metafunc.fixturenames:
             self._checks.add(Key("", suite, name))
@@ -156,7 +160,8 @@ class SuitePlugin:
             every = (*cases, *(case for case in cases_that_ship() if case.graph.kind in marker.args))
             self._checks |= {Key(case.id, suite, name) for case in every}
         # Session scope groups the tests by case: each is loaded once, and what is said of it stands together.
-        metafunc.parametrize("case", cases, ids=lambda case: case.id, scope="session")
+        why = f"grid {self.run.grid.name} has no graph {' or '.join(kind.value for kind in marker.args)}"
+        metafunc.parametrize("case", _or_a_word(cases, why), ids=lambda case: case.id, scope="session")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -403,6 +408,11 @@ class SuitePlugin:
             terminalreporter.write_line(f"interrupted. {self._how_to_go_on()}", yellow=True)
         terminalreporter.write_line(f"CSV:  {folder / 'records.csv'}")
         terminalreporter.write_line(f"HTML: {folder / 'index.html'}")
+
+
+def _or_a_word(values: Sequence[Case] | Sequence[OpCase], why: str) -> Sequence[object]:
+    """The values of a parameter; of none, pytest says itself only that the set is empty."""
+    return values or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=why))]
 
 
 def _report_expected(record: Record, report: pytest.TestReport) -> None:

@@ -78,11 +78,13 @@ def test_no_parts_of_a_loop(toolchain):
 def test_the_same_numbers(toolchain, rwkv_bmodels):
     """On the simulator: prefill, then decode, from a state that is not zero, within the F16 caps of the whole graphs.
 
-    And embedding and head are shared: the whole of their coefficients is there once.
+    Of whole graphs in one bmodel, bit for bit. And embedding and head of parts are shared: the whole of their
+    coefficients is there once.
     """
     model = rwkv_bmodels.model
     weights = weights_of_model(model)
-    bmodel = one_bmodel(CASES, weights, toolchain, cache_folder())
+    wholes = [parse_case(f"{graph}-F16-chunk") for graph in ("decode", "prefill_16")]
+    bmodel, both = (one_bmodel(cases, weights, toolchain, cache_folder()) for cases in (CASES, wholes))
     memory, shared = sharing(bmodel.path, CASES, weights.shape.n_layer, toolchain)
     assert shared.shared >= 2 * 2 * model.arrays["emb.weight"].size
     assert 0 < shared.duplicated < shared.largest
@@ -92,13 +94,16 @@ def test_the_same_numbers(toolchain, rwkv_bmodels):
     outputs = []
     for paths, nets in (
         ([rwkv_bmodels.prefill, rwkv_bmodels.decode], ("prefill_16", "decode")),
+        ([both.path], ("prefill_16", "decode")),
         ([bmodel.path], tuple(case.net for case in reversed(CASES))),
     ):
         with open_place("cmodel", None, toolchain.libraries).open(paths) as engine:
             first = BmodelTarget(engine, nets[0]).run(tokens[:16], start)
             rest = BmodelTarget(engine, nets[1]).run(tokens[16:], first.state)
             outputs.append((np.concatenate([first.logits, rest.logits]), rest.state))
-    (want, want_state), (got, got_state) = outputs
+    (want, want_state), (same, same_state), (got, got_state) = outputs
+    for expected, found in zip([want, *want_state], [same, *same_state], strict=True):
+        np.testing.assert_array_equal(expected, found)
     limits = load_limits()[0][Quantization.F16]
     assert limits.breaches(logits_distance(want, got, near_tie_nats=limits.near_tie_nats)) == []
     assert limits.state_breaches(state_nmse(want_state, got_state)) == []
