@@ -197,6 +197,13 @@ def test_the_latest_run_is_taken(tmp_path):
     assert newest_verdicts(tmp_path / "nowhere", SUBJECT, BMODELS) is None
 
 
+def test_no_parts(tmp_path):
+    """A map has no words for what passes between the nets of parts: such a case is refused before it is compiled."""
+    request = Request(with_decode(parse_case(f"{PREFILL}+blocks")), SimpleNamespace(), SimpleNamespace())
+    with pytest.raises(BundleError, match=re.escape(f"{PREFILL}+blocks is compiled in parts")):
+        make_bundle(request, tmp_path / "out", compiled=None)
+
+
 # ---- with the compiler
 
 

@@ -99,11 +99,17 @@ def make_bundle(
         say: receives a line that says which verdicts go with it.
 
     Raises:
-        BundleError: *out* is there, or the run that was named has no verdict of these bmodels.
+        BundleError: *out* is there, a case is compiled in parts, or the run that was named has no verdict of these
+            bmodels.
         CompileError: a case does not compile.
     """
     if out.exists():
         raise BundleError(f"{out} should not be there yet: a bundle is written once, and then checked by its hashes")
+    if parts := [case.id for case in request.cases if case.blocks]:
+        raise BundleError(
+            f"{parts[-1]} is compiled in parts, but should be a whole graph, whose inputs and outputs a map can tell: "
+            "leave out +blocks"
+        )
     verdicts = None if request.run is None else read_verdicts(request.run, request.subject)
     bmodels = {case: compiled(case) for case in request.cases}
     hashes = {case.id: bmodel.result.bmodel_sha256 for case, bmodel in bmodels.items()}
