@@ -38,6 +38,7 @@ class Option(Enum):
     F32_HEAD = "f32_head"  # the product that makes the logits in float32
     F32_FFN = "f32_ffn"  # both products of channel-mix
     F32_ATT = "f32_att"  # the four projections of time-mix
+    F16_STATE = "f16_state"  # states in float16 between calls: another graph, see compile/half_state.py
 
 
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
@@ -49,6 +50,7 @@ WEIGHT_GROUPS = {Option.GROUP32: 32, Option.GROUP128: 128}
 _ONE_OF = {
     ADDRESS_MODES: "inputs and outputs are addressed in one way only, so that one address mode is possible",
     frozenset(WEIGHT_GROUPS): "all matrices have groups of one size",
+    frozenset({Option.F16_STATE, Option.FLOAT_OUTPUT}): "the next states are float16 or float32",
 }
 _GROUPING = frozenset(
     {Option.OPT1, Option.OPT2, Option.NO_TOPO_SORT, Option.TOPO_SORT}
@@ -64,6 +66,7 @@ _FLAGS = {
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
     Option.NO_TOPO_SORT: ("--disable_topo_sort",),
     Option.QUANT_INPUT: ("--quant_input",),
+    Option.F16_STATE: ("--quant_input",),  # of outputs every graph has the same anyway
     Option.QUANT_OUTPUT: ("--quant_output",),
     Option.HIGH_PRECISION: ("--high_precision",),
     **{mode: ("--addr_mode", mode.value) for mode in ADDRESS_MODES},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from compile.options import Option
 from compile.spec import Quantization
 from harness.cases import CaseError, parse_case
 from harness.limits import CAPS, RATIOS, Limits, wrong_caps
@@ -142,9 +143,10 @@ def rounded_up(value: float) -> float:
 
 def _precision(record: Record) -> Quantization | None:
     try:
-        return parse_case(record.case).quantization
+        case = parse_case(record.case)
     except CaseError:
         return None  # of no graph, or of a variant that is not there any more
+    return None if Option.F16_STATE in case.options else case.quantization  # that has caps of its own
 
 
 def _put(text: str, table: str, key: str, value: float) -> str:

@@ -15,6 +15,7 @@ from harness.device.place import CMODEL
 from harness.lambada import documents
 from harness.lambada.pair import ON_BOARD, SIMULATED
 from harness.lambada.protocol import to_text
+from harness.limits import LimitsError, limits_for
 from harness.ops.press import Press
 from harness.run import RUN, SuiteRun
 from harness.throughput.bench import Bench
@@ -110,9 +111,10 @@ def lambada_texts(pytestconfig: pytest.Config, model: Model) -> dict[str, Text]:
 def check(request: pytest.FixtureRequest) -> Check:
     """What judges, and remembers for the record."""
     limits, case = request.config.stash[RUN].limits, case_of(request.node)
-    if case is not None and case.quantization not in limits:
-        pytest.fail(f"suites/limits.toml has no caps for {case.quantization.value}: add a table of that name")
-    check = Check(limits=None if case is None else limits[case.quantization])
+    try:
+        check = Check(limits=None if case is None else limits_for(limits, case))
+    except LimitsError as error:
+        pytest.fail(str(error))
     request.node.stash[CHECK] = check
     return check
 

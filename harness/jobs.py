@@ -8,6 +8,7 @@ from compile.batch import compile_all
 from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, compile_graph
 from compile.dims import Dims
 from compile.flags import known_flags, needed_flags
+from compile.half_state import COMPUTED_IN_F16, Rwkv7HalfState
 from compile.join import joined
 from compile.mixed import TABLES, operations_of
 from compile.options import WEIGHT_GROUPS, Option, with_options
@@ -60,7 +61,20 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
 
 
 def _variant(case: Case) -> type[Rwkv7]:
-    """The graph's class: chunk-parallel graphs are written otherwise where the compiler would lose their ReLU."""
+    """The graph's class: chunk-parallel graphs are written otherwise where the compiler would lose their ReLU.
+
+    Raises:
+        RefusedError: states in float16 are asked for, of a graph that has none.
+    """
+    if Option.F16_STATE in case.options:
+        if case.variant != _IN_PARTS:
+            reason = f"the variant {case.variant} is not written with states in float16, only {_IN_PARTS} is"
+            raise RefusedError(Stage.EXPORT, case.id, reason)
+        if case.quantization not in COMPUTED_IN_F16:
+            names = ", ".join(sorted(one.value for one in COMPUTED_IN_F16))
+            reason = f"f16_state needs arithmetic in float16, which {case.quantization.value} has not: {names}"
+            raise RefusedError(Stage.EXPORT, case.id, reason)
+        return Rwkv7HalfState
     loses = case.variant == _IN_PARTS and case.quantization in LOSES_RELU
     return Rwkv7Unfused if loses else VARIANTS[case.variant]
 
@@ -98,6 +112,9 @@ def part_jobs(case: Case, weights: Weights, toolchain: Toolchain, parts: Iterabl
     _refuse_groups_without_codes(case)
     if tables := TABLES.keys() & set(case.options):
         reason = f"{min(table.value for table in tables)} names operations of a whole graph; leave out +blocks"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
+    if Option.F16_STATE in case.options:
+        reason = "f16_state is of a whole graph: between parts all inputs are float32; leave out +blocks"
         raise RefusedError(Stage.EXPORT, case.id, reason)
     chosen = parts_of(case.graph, weights.shape.n_layer) if parts is None else parts
     return [_part_job(case, weights, toolchain, part) for part in chosen]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from compile.options import Option
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from harness.cases import Case
     from harness.metrics import LogitsDistance, TextChange
 
 LIMITS = Path(__file__).parent.parent / "suites" / "limits.toml"
@@ -45,6 +47,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         worst_good: the worst value of each metric over good runs, by ``rwkv-tpu calibrate``.
         began: what a cap began at, where it was loosened since.
         reasons: why a cap is looser than it began.
+        f16_state: the caps where states are float16 between calls (option ``f16_state``): of drift too, since one that
+            is rounded in each call drifts as it pleases where nothing caps it. None where such a state has none.
     """
 
     kl_mean_nats: float
@@ -62,6 +66,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     worst_good: dict[str, float] = {}
     began: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    f16_state: Limits | None = None
 
     def breaches(self, distance: LogitsDistance) -> list[str]:
         """What is outside the caps, in words; empty for logits that pass."""
@@ -119,6 +124,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return value / max(cost, self.asked_from * cap / k) if math.isfinite(cost) else None
 
 
+def limits_for(every: Mapping[Quantization, Limits], case: Case) -> Limits:
+    """The caps of a case: those of its precision, or of that with states in float16.
+
+    Raises:
+        LimitsError: there are none.
+    """
+    name, limits = case.quantization.value, every.get(case.quantization)
+    if limits is not None and Option.F16_STATE in case.options:
+        name, limits = f"{name}.{Option.F16_STATE.value}", limits.f16_state
+    if limits is None:
+        raise LimitsError(f"suites/limits.toml has no caps for {name}: add a table [{name}]")
+    return limits
+
+
 def load_limits(path: Path = LIMITS) -> tuple[dict[Quantization, Limits], str]:
     """Read the caps of every precision that has some, and the file's SHA-256.
 
@@ -131,9 +150,10 @@ def load_limits(path: Path = LIMITS) -> tuple[dict[Quantization, Limits], str]:
     tables.pop("ops", None)  # those of harness.ops.limits
     limits = msgspec.convert(tables, dict[Quantization, Limits])
     for quantization, of_precision in limits.items():
-        problems = wrong_caps(of_precision)
-        if problems:
-            raise LimitsError(f"{path}: [{quantization.value}] {problems[0]}")
+        tables_of = {quantization.value: of_precision, f"{quantization.value}.f16_state": of_precision.f16_state}
+        for name, table in tables_of.items():
+            if table is not None and (problems := wrong_caps(table)):
+                raise LimitsError(f"{path}: [{name}] {problems[0]}")
     return limits, hashlib.sha256(text).hexdigest()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compile.mixed import TABLES, tensors_of
-from compile.options import WEIGHT_GROUPS
+from compile.options import WEIGHT_GROUPS, Option
 from compile.spec import DEFAULT_GROUP, Quantization
 from harness.targets.torch import ReferenceTarget
 from reference.emulated import Emulated, stored
@@ -18,7 +18,6 @@ from reference.precision import Precision
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from compile.options import Option
     from reference.checkpoint import Checkpoint
 
 QUANTISED = {one: Precision(one.value) for one in Quantization if one.weight_bits}
@@ -56,7 +55,7 @@ class Oracles:
     def of(self, quantization: Quantization, options: Iterable[Option] = ()) -> ReferenceTarget:
         """The oracle of a precision; see :func:`oracle_for`."""
         asked = tuple(options)
-        plain = not any(option in WEIGHT_GROUPS or option in TABLES for option in asked)
+        plain = not any(option in WEIGHT_GROUPS or option in TABLES or option is Option.F16_STATE for option in asked)
         return self._target(quantization, that_matter(quantization, asked), plain)
 
     def _judge(self, quantization: Quantization, options: tuple[Option, ...], plain: bool) -> ReferenceTarget:  # noqa: FBT001

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compile.options import Option
 from compile.spec import GraphKind
+from harness.cases import VARIANTS
 from harness.prompts import prompt
 from harness.targets.bmodel import BmodelTarget, wkv_type
 from runtime.binding import Dtype
@@ -69,7 +71,7 @@ def judge_from_random_state(
     """
     __tracebackhide__ = True
     tokens = any_tokens(model.checkpoint.shape.n_vocab, _enough(case))
-    judge_format(check, engine, _judge(check, engine, case, oracle, tokens, state).state)
+    judge_format(check, engine, case, _judge(check, engine, case, oracle, tokens, state).state)
 
 
 def _enough(case: Case) -> int:
@@ -104,8 +106,10 @@ def any_tokens(n_vocab: int, length: int) -> list[int]:
     return [n_vocab - 1, 0, *(rng.randrange(n_vocab) for _ in range(length - 2))][:length]
 
 
-def judge_format(check: Check, engine: Engine, state: StateArrays) -> None:
-    """The WKV state holds numbers of the type that the nets say, and none of a narrower one.
+def judge_format(check: Check, engine: Engine, case: Case, state: StateArrays) -> None:
+    """The nets keep the WKV state in the type that the case says, and it holds numbers of that one, none narrower.
+
+    Of somebody else's port its map says the type, which the nets were held against when they were loaded.
 
     Rounding it to fewer bits at each token is below the caps, and yet adds up over a long text. *state* must come from
     one that is not zero, whose numbers have all bits.
@@ -114,8 +118,12 @@ def judge_format(check: Check, engine: Engine, state: StateArrays) -> None:
         AssertionError: every other number, or more, is one of a narrower type.
     """
     __tracebackhide__ = True
+    kept = wkv_type(engine)
+    if case.variant in VARIANTS:
+        declared = Dtype.F16 if Option.F16_STATE in case.options else Dtype.F32
+        check.equal(declared.name, kept.name, "type of the nets' WKV state")
     found = narrowest(np.concatenate([array.ravel() for array in state[1::3]]))
-    check.equal(wkv_type(engine).name, found.name, "WKV state in")
+    check.equal(kept.name, found.name, "WKV state in")
 
 
 def narrowest(values: np.ndarray) -> Dtype:

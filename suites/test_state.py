@@ -24,7 +24,7 @@ def test_prefill_equals_decode(case, device, oracle, model, check, random_state)
     check.state(want, at_once.state)
     check.state(want, one_by_one.state)
     check.logits(one_by_one, at_once)
-    judge_format(check, engine, at_once.state)
+    judge_format(check, engine, case, at_once.state)
 
 
 @prefill

@@ -45,6 +45,7 @@ def test_names(option):
         (Option.FLOAT_OUTPUT, ()),
         (Option.GROUP128, ("--q_group_size", "128")),
         (Option.F32_HEAD, ()),
+        (Option.F16_STATE, ("--quant_input",)),
         (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
     ],
 )
@@ -65,7 +66,7 @@ def test_the_tool_knows_every_flag(toolchain):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["opt3"], "no option 'opt3' of the compiler; there are f32_att, f32_ffn, f32_head, "),
+        (["opt3"], "no option 'opt3' of the compiler; there are f16_state, f32_att, f32_ffn, f32_head, "),
         ([""], "no option ''"),
         (["opt1", "opt1"], r"opt1\+opt1: one of them stands there twice"),
         (["io_alone", "io_tag"], "addressed in one way only"),

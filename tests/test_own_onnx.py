@@ -176,7 +176,7 @@ def test_compiled_and_run(port_files, toolchain):
         got = BmodelTarget(engine, case.net).run(tokens, start)
         check.logits(want, got)
         check.state(want, got.state)
-        judge_format(check, engine, got.state)
+        judge_format(check, engine, case, got.state)
     finally:
         run.end()
     (bmodel,) = check.bmodels

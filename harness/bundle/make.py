@@ -15,7 +15,7 @@ import numpy as np
 from compile.stages import hash_file
 from harness.bundle.contract import contract_of
 from harness.bundle.verdicts import BundleError, Subject, newest_verdicts, read_verdicts
-from harness.limits import load_limits
+from harness.limits import limits_for, load_limits
 from harness.manifest import git_state, now
 from harness.metrics import log_softmax
 from harness.oracle import oracle_for, that_matter
@@ -135,7 +135,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
     names = {case: f"{case.graph.name}.bmodel" for case in request.cases}
     for case, bmodel in bmodels.items():
         shutil.copy(bmodel.path, work / names[case])
-    limits = load_limits()[0][last.quantization]
+    limits = limits_for(load_limits()[0], last)
     (work / "runtime").mkdir()
     for name in RUNTIME:
         shutil.copy(_ROOT / "runtime" / f"{name}.py", work / "runtime" / f"{name}.py")

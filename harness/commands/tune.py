@@ -19,7 +19,7 @@ from harness.cases import Case, parse_case
 from harness.checkpoints import Model, open_model
 from harness.commands.options import Checkpoint, Size, StageTimeout, ToolchainVersion, check_model, model_of
 from harness.device.place import CMODEL, open_place
-from harness.limits import load_limits
+from harness.limits import LimitsError, limits_for, load_limits
 from harness.paths import cache_folder
 from harness.sizes import size_of
 from harness.tune import PROMISING, Attempt, ParityJudge, changing, compile_attempt, fits_simulator, judge_best, search
@@ -64,10 +64,10 @@ def tune(
     check_model(checkpoint, size)
     if record and not parity:
         raise typer.BadParameter("--record keeps what passed parity, so that it goes without --no-parity")
-    limits = load_limits()[0].get(start.quantization)
-    if parity and limits is None:
-        name = start.quantization.value
-        raise typer.BadParameter(f"suites/limits.toml has no caps for {name}: add a table of that name, or --no-parity")
+    try:
+        limits = limits_for(load_limits()[0], start) if parity else None
+    except LimitsError as error:
+        raise typer.BadParameter(f"{error}, or --no-parity") from error
     offered = PROMISING if options is None else tuple(dict.fromkeys(map(option_named, options.split(","))))
     compiler = find(toolchain, cache_folder())
     model = model_of(checkpoint, size)
