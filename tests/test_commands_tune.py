@@ -245,7 +245,7 @@ def test_a_large_checkpoint_is_judged_by_a_small_one(monkeypatch, rwkv_tpu):
         (["decode-F16-chunk", "--options", ","], 2, "no option ''"),
         (["decode-F16-chunk", "--stage-timeout", "-1"], 2, "--stage-timeout"),
         (["decode-F16-chunk", "--checkpoint", "nowhere.pth"], 1, "nowhere.pth: cannot be read"),
-        (["decode-F16-chunk", "--options", "opt3"], 2, "no option 'opt3' of the compiler; there are f32_att"),
+        (["decode-F16-chunk", "--options", "opt3"], 2, "no option 'opt3' of the compiler; there are f16_state"),
         (["decode-F16-chunk", "--size", "3B"], 2, "0.1B"),
         (["decode-F16-chunk", "--record", "--no-parity"], 2, "--record keeps what passed parity"),
         (["decode-F16-chunk", "--budget", "-1"], 2, "--budget"),

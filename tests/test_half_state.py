@@ -9,6 +9,7 @@ import torch
 from compile.compiler import RefusedError
 from compile.graphs.model import Rwkv7
 from compile.half_state import Rwkv7HalfState
+from compile.lowering import Dialect
 from compile.options import Option, OptionError, parse_options
 from compile.spec import Quantization
 from harness.calibrate import lines
@@ -19,8 +20,9 @@ from harness.device.place import open_place
 from harness.jobs import compile_case, job_of, part_jobs
 from harness.limits import LIMITS, LimitsError, limits_for, load_limits
 from harness.oracle import oracle_for
-from harness.parity import judge_format, judge_from_random_state
+from harness.parity import any_tokens, judge_format, judge_from_random_state, narrowest
 from harness.paths import cache_folder
+from harness.targets.interpreter import open_interpreters
 from harness.weights import weights_of_model
 from reference.state import State
 from runtime.binding import Dtype
@@ -126,6 +128,25 @@ def test_no_parts(toolchain):
     """Between parts every input is float32."""
     with pytest.raises(RefusedError, match="f16_state is of a whole graph"):
         part_jobs(parse_case("decode-F16-chunk+blocks+f16_state"), weights_of_model(open_model(None)), toolchain)
+
+
+@pytest.mark.toolchain
+def test_what_the_compiler_made(toolchain):
+    """In the interpreter of its TPU dialect: 64 decode steps within the caps, and a state of float16 numbers.
+
+    The graph that declares nothing gives one of float32 numbers there.
+    """
+    model = open_model(None)
+    start = State.random(model.checkpoint.shape, seed=0, dtype=torch.float32).arrays()
+    tokens = any_tokens(model.checkpoint.shape.n_vocab, 64)
+    for case, kept in ((HALF, Dtype.F16), (PLAIN, Dtype.F32)):
+        check = Check(limits=limits_for(load_limits()[0], case))
+        want = oracle_for(model.checkpoint, case.quantization, case.options).run(tokens, start)
+        with open_interpreters([job_of(case, model, toolchain)], Dialect.TPU, cache_folder()) as target:
+            got = target.run(tokens, start)
+        check.logits(want, got)
+        check.state(want, got.state)
+        assert narrowest(np.concatenate([array.ravel() for array in got.state[1::3]])) is kept
 
 
 @pytest.mark.long
