@@ -8,6 +8,7 @@ import msgspec
 
 from compile.stages import read_progress
 from compile.wide import declared_wide
+from runtime.description import MESSAGE_LIMIT, launch_messages
 
 if TYPE_CHECKING:
     from compile.compiler import Bmodel
@@ -38,6 +39,8 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
         matrices: bits of an element, how many matrices are stored so, and in how many bytes.
         declared_wider: products whose matrix our graph asks to be left in F16 (:mod:`compile.wide`).
         wider: those that the compiler left in more bits than the precision's name says, undeclared.
+        launch_message_bytes: of the longest message that launches a net of it; from :data:`MESSAGE_LIMIT` on, states
+            should be stacked into fewer tensors.
         differences: between this and a second compile, with ``--twice``; None where it was not asked for.
     """
 
@@ -65,6 +68,7 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
     matrices: tuple[dict[str, int], ...]
     wider: tuple[str, ...]
     declared_wider: tuple[str, ...] = ()
+    launch_message_bytes: int = 0
     differences: tuple[str, ...] | None = None
 
 
@@ -99,6 +103,7 @@ def report_of(case: Case, model: Model, toolchain: Toolchain, bmodel: Bmodel, st
         else tuple({"bits": one.bits, "count": one.count, "bytes": one.bytes} for one in storage.matrices),
         wider=tuple(name for name in result.wider if name not in declared),
         declared_wider=declared,
+        launch_message_bytes=max(launch_messages(bmodel.path).values()),
     )
 
 
@@ -133,6 +138,10 @@ def facts_of(report: CompileReport) -> list[tuple[str, str]]:
         ("copied inside DDR", f"{report.ddr_copy_bytes:,} bytes"),
         ("instructions", f"{report.tiu_instructions:,} TIU, {report.gdma_instructions:,} GDMA"),
     ]
+    if report.launch_message_bytes:
+        fits = report.launch_message_bytes < MESSAGE_LIMIT
+        words = "" if fits else f": TOO LONG, should be below {MESSAGE_LIMIT:,}; stack states into fewer tensors"
+        found.append(("message of a launch", f"{report.launch_message_bytes:,} bytes{words}"))
     found += [
         (f"matrices in {one['bits']} bits", f"{one['count']}, {one['bytes']:,} bytes with steps and zero points")
         for one in report.matrices

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 _NETS = 4  # of a Model
 _NET_NAME, _NET_STAGES, _NET_ADDR_MODE = 0, 3, 5
-_STAGE_INPUTS, _STAGE_OUTPUTS, _STAGE_IS_DYNAMIC = 0, 1, 5
+_STAGE_INPUTS, _STAGE_OUTPUTS, _STAGE_IS_DYNAMIC, _STAGE_COMMAND_GROUPS = 0, 1, 5, 8
 _TENSOR_NAME, _TENSOR_TYPE, _TENSOR_BYTES, _TENSOR_SHAPES = 0, 1, 4, 5
 _SHAPE_DIMS = 0
+
+MESSAGE_LIMIT = 4064
+"""Bytes that the firmware's message has to stay below.
+
+A longer one takes a buffer on the device, which the runtime frees as soon as it has launched (same file).
+"""
 
 
 def describe(path: Path) -> list[dict[str, Any]]:
@@ -36,6 +42,36 @@ def describe(path: Path) -> list[dict[str, Any]]:
         return [_net(net) for net in root.tables(_NETS)]
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+
+
+def launch_messages(path: Path) -> dict[str, int]:
+    """Bytes of the message by which the runtime launches each net: see :func:`launch_message_bytes`.
+
+    Raises:
+        BadBmodel: *path* is no bmodel, is truncated, or its description is damaged.
+    """
+    data = read_description(path)
+    try:
+        root = _Table(data, *struct.unpack_from("<I", data, 0))
+        return dict(_launch(net) for net in root.tables(_NETS))
+    except (struct.error, UnicodeDecodeError, IndexError) as error:
+        raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+
+
+def launch_message_bytes(tensors: int, groups: int = 1) -> int:
+    """Bytes of a launch's message: a head, a descriptor for each input and output, one for each group of commands.
+
+    As the runtime fills it (libsophon, ``tpu-runtime/src/bmdnn_func_1684x.cpp``, ``fill_api_info``).
+    """
+    return 28 + 20 * tensors + 16 * groups
+
+
+def _launch(net: _Table) -> tuple[str, int]:
+    stage = next(net.tables(_NET_STAGES))
+    inputs, outputs, groups = (
+        sum(1 for _ in stage.tables(field)) for field in (_STAGE_INPUTS, _STAGE_OUTPUTS, _STAGE_COMMAND_GROUPS)
+    )
+    return net.text(_NET_NAME), launch_message_bytes(inputs + outputs, groups)
 
 
 def _net(net: _Table) -> dict[str, Any]:
