@@ -113,6 +113,10 @@ class Check:
         words = f"{times:.1f} times what the precision costs in torch, but should be <= {most:g} times"
         assert times <= most, f"{name}={value:.2e}{where}, {words}"
 
+    def of_hard_weights(self) -> None:
+        """From here on, the model is one whose weights were made hard on purpose."""
+        self.limits = self._numerics().hard()
+
     def total(self, reference: np.ndarray, got: Output) -> None:
         """Record, without a verdict, how far *got* is from the checkpoint's own weights: the whole cost."""
         rows = reference[list(got.positions)]

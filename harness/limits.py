@@ -42,6 +42,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         top1_share: at least this.
         times_emulated: how many times what the precision costs in torch a bmodel's logits may be away; see `times`.
         state_times_emulated: the same of its states.
+        hard_times: on weights made hard on purpose, the caps of the KL divergence are so many times as high: there a
+            precision by itself costs more than on any model that was trained. `times_emulated` holds all the same.
         asked_from: share of a cap that passes whatever the precision costs in torch.
         lambada_nats: how far the mean log-likelihood of a document of LAMBADA may surely be from the reference's.
         worst_good: the worst value of each metric over good runs, by ``rwkv-tpu calibrate``.
@@ -61,6 +63,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_max_abs_error: float
     times_emulated: float
     state_times_emulated: float
+    hard_times: float
     asked_from: float
     lambada_nats: float
     worst_good: dict[str, float] = {}
@@ -105,6 +108,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             for kind, error in errors.items()
             if not error <= cap
         ]
+
+    def hard(self) -> Limits:
+        """The caps for weights made hard on purpose."""
+        t = self.hard_times
+        return msgspec.structs.replace(self, kl_mean_nats=t * self.kl_mean_nats, kl_worst_nats=t * self.kl_worst_nats)
 
     def most_times(self, name: str) -> tuple[str, float]:
         """The ratio that judges a metric, by its name, and the most that it may be."""

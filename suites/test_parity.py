@@ -34,5 +34,6 @@ def test_one_token_repeated(case, device, oracle, model, check, random_state):
 def test_hard_weights(case, device, hard, check, random_state):
     """Decays at both ends, in-context rates next to 1, outliers in weights and activations: a model made of such."""
     engine = device.engine(check, case, model=hard.model)
+    check.of_hard_weights()
     judge_from_zero_state(check, engine, case, hard.model, hard.oracle)
     judge_from_random_state(check, engine, case, hard.model, hard.oracle, random_state)
