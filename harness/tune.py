@@ -49,7 +49,9 @@ PROMISING = (
     Option.TOPO_SORT,
     Option.NO_LAYER_GROUP,
 )
-"""Every option that leaves the precision as it is, in the order in which it is tried: by what it gained on the default checkpoint."""
+"""Every option that leaves the precision as it is, in the order in which it is tried: by what it gained on the default
+checkpoint.
+"""
 
 _LEAST_S = 60.0  # for a stage of a compile: what was begun in time may take a little longer
 _SIMULATED_PARAMETERS = 8_000_000  # more, and the simulator takes minutes for what is judged
