@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 COLD_LIMIT_S = 6 * 60
 WARM_LIMIT_S = 90
 TIMES = ("seconds", "compiled", "bmodel_sha256")
-"""What may differ: times, and a bmodel's hash, for the compiler writes the date into it; its size may not."""
+"""What may differ: times, and a bmodel's hash, for the compiler writes the date into it; its size may not.
+
+Among the metrics those that begin with ``simulator_`` are times and memory of this machine.
+"""
 
 
 def verdicts(run: RunFile) -> list[dict[str, object]]:
@@ -42,6 +45,8 @@ def verdicts(run: RunFile) -> list[dict[str, object]]:
     for record in run.records:
         fields = msgspec.to_builtins(record)
         size = (fields.get("compiled") or {}).get("bmodel_bytes")
+        metrics = {name: value for name, value in fields["metrics"].items() if not name.startswith("simulator_")}
+        fields["metrics"] = metrics
         records.append({name: value for name, value in fields.items() if name not in TIMES} | {"bmodel_bytes": size})
     return sorted(records, key=lambda record: (record["case"], record["suite"], record["check"]))
 
