@@ -8,14 +8,16 @@ these fields are part of the format, which only ever adds to them.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.bmodel import read_description
 from runtime.faults import BadBmodel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+_Told = TypeVar("_Told")
 
 _NETS = 4  # of a Model
 _NET_NAME, _NET_STAGES, _NET_ADDR_MODE = 0, 3, 5
@@ -36,12 +38,7 @@ def describe(path: Path) -> list[dict[str, Any]]:
     Raises:
         BadBmodel: *path* is no bmodel, is truncated, or its description is damaged.
     """
-    data = read_description(path)
-    try:
-        root = _Table(data, *struct.unpack_from("<I", data, 0))
-        return [_net(net) for net in root.tables(_NETS)]
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
-        raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+    return _read(path, _net)
 
 
 def launch_messages(path: Path) -> dict[str, int]:
@@ -50,12 +47,7 @@ def launch_messages(path: Path) -> dict[str, int]:
     Raises:
         BadBmodel: *path* is no bmodel, is truncated, or its description is damaged.
     """
-    data = read_description(path)
-    try:
-        root = _Table(data, *struct.unpack_from("<I", data, 0))
-        return dict(_launch(net) for net in root.tables(_NETS))
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
-        raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+    return dict(_read(path, _launch))
 
 
 def launch_message_bytes(tensors: int, groups: int = 1) -> int:
@@ -66,8 +58,17 @@ def launch_message_bytes(tensors: int, groups: int = 1) -> int:
     return 28 + 20 * tensors + 16 * groups
 
 
+def _read(path: Path, tell: Callable[[_Table], _Told]) -> list[_Told]:
+    data = read_description(path)
+    try:
+        root = _Table(data, *struct.unpack_from("<I", data, 0))
+        return [tell(net) for net in root.tables(_NETS)]
+    except (struct.error, UnicodeDecodeError, IndexError) as error:
+        raise BadBmodel(f"{path} is damaged: its description does not hold together. Build it again") from error
+
+
 def _launch(net: _Table) -> tuple[str, int]:
-    stage = next(net.tables(_NET_STAGES))
+    stage = list(net.tables(_NET_STAGES))[0]  # noqa: RUF015 - IndexError of a damaged file, where next() ends a generator
     inputs, outputs, groups = (
         sum(1 for _ in stage.tables(field)) for field in (_STAGE_INPUTS, _STAGE_OUTPUTS, _STAGE_COMMAND_GROUPS)
     )

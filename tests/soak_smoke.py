@@ -64,7 +64,9 @@ def smoke(folder: Path, cache: Path, arguments: list[str]) -> tuple[int, float, 
         check=False,
     )
     seconds = time.monotonic() - start
-    newest = max(runs.glob("*/records.jsonl"), key=lambda path: path.stat().st_mtime)
+    newest = max(runs.glob("*/records.jsonl"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        sys.exit(f"no run was begun, exit status {done.returncode}:\n{(folder / 'pytest.log').read_text()[-2000:]}")
     return done.returncode, seconds, read(newest)
 
 
@@ -105,14 +107,14 @@ def main() -> int:
             if cold:
                 emptied(folder / "cache")
             status, seconds, run = smoke(folder, folder / "cache", rest)
-            first = first or verdicts(run)
+            ours = verdicts(run)
+            first = first or ours
             problems = [f"exit status {status}"] if status else []
             if run.interrupted:
                 problems.append("interrupted")
             failed = [record for record in run.records if record.outcome == Outcome.FAILED]
             problems += [f"{record.case} {record.check}: {record.message}" for record in failed]
-            if verdicts(run) != first:
-                ours = verdicts(run)
+            if ours != first:
                 other = [f"{a['case']} {a['check']}" for a, b in zip(ours, first, strict=False) if a != b]
                 problems.append(f"not the first run's records: {', '.join(other[:3]) or 'more or fewer of them'}")
             bad += bool(problems)

@@ -16,7 +16,7 @@ from harness.targets.bmodel import get_state, set_state, wkv_type
 from reports.case_id import case_parts
 from runtime.binding import Dtype
 from runtime.bmodel import HEADER, MAGIC
-from runtime.description import describe
+from runtime.description import describe, launch_messages
 from runtime.engine import Engine
 from runtime.faults import BadBmodel
 from runtime.session import Session
@@ -41,6 +41,8 @@ def test_any_description_is_read_or_refused(tmp_path_factory, data):
     path.write_bytes(HEADER.pack(MAGIC, HEADER.size, len(data), 0) + data)
     with suppress(BadBmodel):
         describe(path)
+    with suppress(BadBmodel):
+        launch_messages(path)
 
 
 def test_an_engine_takes_another_layout(tmp_path):

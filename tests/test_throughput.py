@@ -303,6 +303,15 @@ def test_rounds_of_pytest_benchmark(engine, tmp_path, benchmark):
     assert benchmark.group == "1 tokens"
 
 
+def test_rounds_whose_logits_are_not_finite(tmp_path, benchmark):
+    """They are no figure of a model."""
+    bench, check, _ = bench_of(tmp_path)
+    engine = KnownEngine(Clock(), logits=np.nan)
+    with pytest.raises(AssertionError, match="not finite"):
+        bench.rounds(benchmark, Stopwatch(engine, engine.clock), "decode", TOKENS[:1])
+    assert check.stage is Stage.NUMERICS
+
+
 def test_the_simulator_is_named(engine, tmp_path):
     """No figure of it has the name that a board's would have."""
     bench, check, path = bench_of(tmp_path, simulated=True)

@@ -6,6 +6,8 @@ import math
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.cases import prefills_of
 from harness.device.health import remarks
 from harness.throughput.measure import Stopwatch
@@ -85,9 +87,16 @@ class Bench:
         """Have pytest-benchmark time calls of *net* with *tokens*, each behind those before, in place of our own clock.
 
         What they hold besides, its file tells: ``--benchmark-json``, ``--benchmark-autosave``.
+
+        Raises:
+            AssertionError: the logits of the last call are not finite.
         """
+        __tracebackhide__ = True
         with Session(watch.engine) as session:
-            benchmark.pedantic(session.run, (net, tokens), rounds=self.plan.repeats, warmup_rounds=1)  # type: ignore[no-untyped-call]
+            logits = benchmark.pedantic(session.run, (net, tokens), rounds=self.plan.repeats, warmup_rounds=1)  # type: ignore[no-untyped-call]
+        if not np.isfinite(logits).all():
+            self._check.stage = Stage.NUMERICS
+            raise AssertionError(f"logits are not finite [{net}, last of {self.plan.repeats} rounds]")
         benchmark.group = f"{len(tokens)} tokens"
         benchmark.extra_info |= {"target": self._run.place.label, "case": self._case.id, "tokens": len(tokens)}
 
