@@ -1,6 +1,6 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
-const GRID_ROWS = 60, GRID_COLUMNS = 40, POINTS = 600, LISTED = 50, NOT_FINITE = "not finite";
+const GRID_ROWS = 60, GRID_COLUMNS = 40, POINTS = 400, CELLS = 256, LISTED = 50, NOT_FINITE = "not finite";
 const DISTANCES = ["nats", ""]; // units of what spans orders of magnitude
 const SIGNS = { passed: "✓", failed: "✗", infra: "?", "expected-failure": "≈", skipped: "–" };
 const GRAPHS = ["decode", "prefill", "prefill_all"];
@@ -228,10 +228,33 @@ async function plot(id, spec, values, empty, options = {}) {
   embedded.set(id, { key, view: made.view, finalize: made.finalize });
   made.view.addEventListener("click", (_, item) => { if (item?.datum?.at !== undefined) location.hash = cases[item.datum.at].link; });
 }
-// As few points as a person can tell apart, and said so: a plot of thousands takes long to draw.
-function some(points) {
-  const step = Math.ceil(points.length / POINTS);
-  return step > 1 ? points.filter((_, at) => at % step === 0) : points;
+// As few points as a person can tell apart: a plot of thousands takes long to draw. Of points that look alike and lie in
+// one cell of the plot the worst is drawn, with their number; cells widen until few are left. What is alone in its cell stays.
+function merged({ points, look, x, y, worse }) {
+  const columns = cellsOf(points.map(x)), rows = cellsOf(points.map(y)), looks = new Map();
+  let spots = points.map((point, i) => {
+    const name = look(point);
+    if (!looks.has(name)) looks.set(name, looks.size);
+    return { point, number: 1, look: looks.get(name), column: columns[i], row: rows[i] };
+  });
+  for (let halved = 0; spots.length > POINTS && CELLS >> (halved >> 1); halved++) {
+    const byPlace = new Map();
+    for (const spot of spots) {
+      const place = (spot.look * CELLS + (spot.column >> ((halved + 1) >> 1))) * CELLS + (spot.row >> (halved >> 1));
+      const there = byPlace.get(place);
+      if (!there) { byPlace.set(place, spot); continue; }
+      there.number += spot.number;
+      if (worse(spot.point, there.point)) there.point = spot.point;
+    }
+    spots = [...byPlace.values()];
+  }
+  return spots.map(({ point, number }) => number === 1 ? point :
+    { ...point, number, case: `${point.case}, the worst of ${whole.format(number)} close together` });
+}
+function cellsOf(values) {
+  let low = Infinity, high = -Infinity;
+  for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+  return values.map(value => high > low ? Math.min(Math.floor((value - low) / (high - low) * CELLS), CELLS - 1) : 0);
 }
 const positive = value => typeof value === "number" && value > 0;
 function tooltip(...fields) {
@@ -242,18 +265,21 @@ const told = D.figures.filter(f => cases.some(c => typeof c.figures[f.name] === 
 for (const option of [...byId("distance").options]) if (told.length && !told.includes(option.value)) option.remove();
 function against(speed, kind) {
   const distance = byId("distance").value, title = byId("distance").selectedOptions[0]?.textContent ?? "distance";
-  const share = D.figures.find(f => f.name === distance)?.unit === "share";
+  const figure = D.figures.find(f => f.name === distance), share = figure?.unit === "share";
   const points = visible.filter(one => positive(one.figures[speed]) && positive(one.figures[distance])).map(one => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, graph: one.graph, x: one.figures[speed], y: one.figures[distance] }));
   const axis = title => ({ type: "quantitative", scale: { type: "log", nice: true }, title, axis: { format: "~g" } });
   const y = share ? { type: "quantitative", scale: { zero: false }, title } :
     { ...axis(title.split(/(?<=,) (?=with)/)), axis: { format: distance.startsWith("lambada") ? "~g" : "~e" } };
+  const worse = figure?.better === "higher" ? (a, b) => a.y < b.y : (a, b) => a.y > b.y;
+  const set = { points, look: point => `${point.precision} ${GRAPHS.indexOf(point.graph)}`, x: point => Math.log(point.x),
+    y: share ? point => point.y : point => Math.log(point.y), worse };
   return [{ height: 300, mark: { type: "point", filled: true, size: 80, opacity: .8, cursor: "pointer" }, encoding: {
     x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...y }, color: colour,
     shape: { field: "graph", type: "nominal", legend: null, scale: { domain: GRAPHS, range: ["circle", "triangle-up", "square"] } },
-    tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, points];
+    tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, set];
 }
-// The page answers between two plots, and draws no more of them where the filter has changed since.
+// The page answers between any two steps, and goes no further where the filter has changed since.
 async function drawPlots() {
   const of = byId("distance").value;
   byId("against-note").textContent = (of === "lambada_accuracy" ? "Left and high is better. " : "Left and low is better. ") +
@@ -264,9 +290,17 @@ async function drawPlots() {
   const parity = visible.flatMap(one => one.records.flatMap(record => ["worst", "mean"].map(which => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, check: record.check, which, x: metric(record, `kl_${which}_nats`) }))))
     .filter(point => positive(point.x));
-  const sets = [predicted[1], measured[1], parity], shown = sets.map(some);
-  byId("plot-note").textContent = sets.some((set, at) => set.length > shown[at].length) ?
-    `Plots show at most ${whole.format(POINTS)} points, evenly taken from what the filter leaves; a narrower filter shows all of its own.` : "";
+  if (!await answered()) return;
+  const sets = [predicted[1], measured[1], { points: parity, look: point => `${point.precision} ${point.which} ${point.check}`,
+    x: point => Math.log(point.x), y: () => 0, worse: (a, b) => a.x > b.x }];
+  const shown = [];
+  for (const set of sets) {
+    shown.push(merged(set));
+    if (!await answered()) return;
+  }
+  const [all, drawn] = [sets.map(set => set.points), shown].map(lists => lists.reduce((sum, list) => sum + list.length, 0));
+  byId("plot-note").textContent = all > drawn ? `Plots draw ${whole.format(drawn)} of ${whole.format(all)} points: ` +
+    "where several of one look are close together, the worst stands for them and says for how many. A narrower filter shows each." : "";
   await plot("plot-predicted", predicted[0], shown[0], "No case has both a predicted time and a distance.");
   if (!await answered()) return;
   await plot("plot-measured", measured[0], shown[1], "Nothing here was measured on a board. The simulator's own time is no measure of the chip.");

@@ -379,3 +379,45 @@ def test_ten_thousand_cases(browser, tmp_path):
         assert "The first 40 of " in shown.page.inner_text("#grid-note")
         shown.page.fill("#find", "case 9700 is wrong")
         assert shown.count() == "1 of 10,000 cases"
+
+
+# Of each point of a plot what it stands for, as the library keeps it with the mark.
+POINTS = """id => [...document.querySelectorAll(`#${id} svg .mark-symbol path`)]
+  .map(path => path.__data__.datum).map(({ at, x, y, case: name, number }) => [at, x, y ?? 0, name, number ?? 1])"""
+
+
+def test_many_points_are_merged(browser, tmp_path):
+    """At most 400 a plot: all are counted, the worst is there, so is one that stands alone, and the page says so."""
+    made = many_cases(3_000)
+    figures = {"kl_mean_nats": 1e-9, "kl_worst_nats": 1e-9, "decode_ms_at_0": 1e-3}
+    alone = a_record("prefill_9999-F16-chunk", metrics=figures, predicted={"predicted_ms": 1e9})
+    records = (*made.records, alone)
+    with Shown(browser, write_page(tmp_path, MadeRun(records, {"target": "0"}))) as shown:
+        shown.plots()
+        drawn = 0
+        for plot, all_points, axis, of in (
+            ("plot-predicted", 3001, 2, "kl_mean_nats"),
+            ("plot-measured", 3001, 2, "kl_mean_nats"),
+            ("plot-parity", 6002, 1, "kl_worst_nats"),
+        ):
+            points = shown.page.evaluate(POINTS, plot)
+            drawn += len(points)
+            assert len(points) <= 400
+            assert sum(point[-1] for point in points) == all_points
+            assert max(point[axis] for point in points) == pytest.approx(max(r.metrics[of] for r in records), rel=1e-5)
+            assert alone.case in [name for *_, name, number in points if number == 1]
+            names = [name for *_, name, number in points if number > 1]
+            assert names
+            assert all(re.search(r", the worst of [\d,]+ close together$", name) for name in names)
+        told = f"Plots draw {drawn:,} of 12,004 points: where several of one look are close together"
+        assert told in shown.page.inner_text("#plot-note")
+        shown.page.fill("#find", "prefill_9")
+        shown.page.wait_for_function("document.getElementById('plot-note').textContent === ''")
+
+
+def test_few_points_are_not_merged(browser, tmp_path):
+    """Every one is drawn, and the page says nothing of merging."""
+    with Shown(browser, write_page(tmp_path, release_run(board=True))) as shown:
+        shown.plots()
+        assert {point[-1] for point in shown.page.evaluate(POINTS, "plot-parity")} == {1}
+        assert shown.page.inner_text("#plot-note") == ""
