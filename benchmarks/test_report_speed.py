@@ -14,6 +14,7 @@ LIMIT_S = 10.0
 LIMIT_BYTES = 1e9
 LIMIT_PAGE_BYTES = 15e6
 FILTER_LIMIT_MS = 200.0
+PLOT_LIMIT_MS = 130.0
 OPEN_LIMIT_MS = 1000.0
 FORMATS = [word for form in ("csv", "html", "junit", "markdown") for word in ("--format", form)]
 MEASURED = """
@@ -23,7 +24,8 @@ sys.argv = ["rwkv-tpu", "report", *sys.argv[1:]]
 try:
     main()
 finally:
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print("used", used.ru_maxrss * 1024, used.ru_utime + used.ru_stime)
 """
 # From the key to the frame after the one that shows the answer.
 FILTER = """async text => {
@@ -59,22 +61,27 @@ def run(tmp_path):
 
 def test_all_formats(benchmark, run):
     """As the command does it, in a process of its own, the interpreter's start included."""
-    peaks = []
+    peaks, cpu_seconds = [], []
 
     def report() -> None:
         done = subprocess.run(
             [sys.executable, "-c", MEASURED, str(run), *FORMATS], capture_output=True, text=True, check=True
         )
-        peaks.append(int(done.stdout.rpartition("peak ")[2]))
+        peak, seconds = done.stdout.rpartition("used ")[2].split()
+        peaks.append(int(peak))
+        cpu_seconds.append(float(seconds))
 
     benchmark.pedantic(report, rounds=3, warmup_rounds=1)
     page_bytes = (run / "index.html").stat().st_size
-    benchmark.extra_info.update(peak_bytes=max(peaks), page_bytes=page_bytes)
-    print(f"report: {max(peaks) / 1e6:.0f} MB of memory at most, page {page_bytes / 1e6:.1f} MB")  # noqa: T201 - a benchmark tells
+    benchmark.extra_info.update(peak_bytes=max(peaks), page_bytes=page_bytes, cpu_seconds=cpu_seconds)
+    told = f"{max(peaks) / 1e6:.0f} MB of memory and {max(cpu_seconds):.1f} s of CPU time at most"
+    told += f", page {page_bytes / 1e6:.1f} MB"
+    print(f"report: {told}")  # noqa: T201 - a benchmark tells
     assert max(peaks) < LIMIT_BYTES
     assert page_bytes < LIMIT_PAGE_BYTES
     if not benchmark.disabled:
-        assert benchmark.stats.stats.max < LIMIT_S
+        # Where the CPU time is far below, others kept the machine busy.
+        assert benchmark.stats.stats.max < LIMIT_S, told
 
 
 def test_a_filter(benchmark, run):
@@ -93,7 +100,7 @@ def test_a_filter(benchmark, run):
     print(f"filter: {max(times):.0f} ms at most, plots: {max(tasks):.0f} ms")  # noqa: T201 - a benchmark tells
     if not benchmark.disabled:
         assert max(times) < FILTER_LIMIT_MS
-        assert max(tasks) < FILTER_LIMIT_MS
+        assert max(tasks) < PLOT_LIMIT_MS
 
 
 def test_a_case_is_opened(benchmark, run):
