@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from compile.dims import Arrays
 
 _BASE_BYTES = 600 << 20
-_TIMES = 10
+_TIMES = 5
 _PR_SET_PDEATHSIG = 1
 
 
 def needed_bytes(arrays: Arrays) -> int:
     """Memory that the compile of a graph with these weights will take at most, about.
 
-    That is what the tools take for any graph, and copies of its weights: ``model_transform`` has up to ten of them in
+    That is what the tools take for any graph, and copies of its weights: ``model_transform`` has up to five of them in
     float32 at a time (docs/sizes.md).
     """
     return _BASE_BYTES + _TIMES * float32_bytes(arrays)

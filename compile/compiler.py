@@ -22,7 +22,8 @@ import msgspec
 from compile.cached import make_once
 from compile.disk import DiskFullError, check_room, is_full, needed_bytes
 from compile.eviction import Hold, evict, limit_bytes
-from compile.export import export
+from compile.export import export, is_folded
+from compile.flags import transform_flags
 from compile.identity import hash_graph_source
 from compile.mixed import named
 from compile.options import weight_group
@@ -356,7 +357,8 @@ class Stages:
             return mlir
         command = [*self.job.toolchain.command("model_transform"), "--model_name", self.job.spec.name]
         command += ["--model_def", "model.onnx", "--mlir", mlir.name]
-        command += self.job.variant.transform_flags(self.job.spec.T)
+        if self.job.onnx is None and is_folded(self.work / "model.onnx"):
+            command += transform_flags(self.job.toolchain.version)
         self._begin(Stage.TRANSFORM)
         log = self.work / "transform.log"
         done = self._run(Stage.TRANSFORM, command, log, mlir)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compile.streamed import shapes_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -26,9 +28,10 @@ class Dims:
     @classmethod
     def of(cls, arrays: Arrays) -> Dims:
         """Read from ``blocks.*.att.r_k [H, N]`` and, where there is one, ``emb.weight [V, C]``."""
-        heads = [name for name in arrays if name.endswith(".att.r_k")]  # arrays may be read as they are asked for
-        H, N = arrays[heads[0]].shape
-        V = len(arrays["emb.weight"]) if "emb.weight" in arrays else 0
+        shapes = shapes_of(arrays)  # the graph of each layer asks, and an embedding takes seconds to read
+        heads = [name for name in shapes if name.endswith(".att.r_k")]
+        H, N = shapes[heads[0]]
+        V = shapes["emb.weight"][0] if "emb.weight" in shapes else 0
         return cls(L=len(heads), C=H * N, H=H, N=N, V=V)
 
     def state_shapes(self) -> list[tuple[str, tuple[int, ...]]]:

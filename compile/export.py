@@ -70,6 +70,7 @@ def export(graph: Rwkv7, path: Path, *, inline_bytes: int = INLINE_BYTES, large_
     model = onnx.load_from_string(buffer.getvalue())
     f32 = set(name_tensors(model.graph))
     _share_constants(model.graph)
+    _drop_identities(model.graph)
     del model.opset_import[1:]  # the domain of the marks, which are gone
     onnx.checker.check_model(model)
     if large:
@@ -148,3 +149,31 @@ def _share_constants(graph: onnx.GraphProto) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _drop_identities(graph: onnx.GraphProto) -> None:
+    """Read constants where they are: the tracing exporter gives the second of two equal ones an Identity of the first.
+
+    With them gone there is nothing left that the compiler's front end would simplify, so that it need not try, which
+    takes it ten times the weights' memory (:func:`compile.flags.transform_flags`).
+    """
+    constants = {initializer.name for initializer in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    names: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
+            names[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def is_folded(path: Path) -> bool:
+    """Whether no operation of an ONNX file can be computed beforehand, having constants alone as inputs."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = {initializer.name for initializer in graph.initializer}
+    return not any(constants.issuperset(node.input) for node in graph.node)

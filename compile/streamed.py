@@ -36,6 +36,10 @@ class Streamed(Mapping[str, np.ndarray]):
             raise ValueError(f"{name}: read {array.dtype} {array.shape}, but should be float32 {shape}")
         return array
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one of that name; nothing is read."""
+        return name in self.shapes
+
     def __iter__(self) -> Iterator[str]:
         """The names."""
         return iter(self.shapes)
@@ -49,7 +53,11 @@ class Streamed(Mapping[str, np.ndarray]):
         return Streamed({name: self.shapes[name] for name in names}, self._read)
 
 
+def shapes_of(arrays: Arrays) -> Mapping[str, tuple[int, ...]]:
+    """Of all of them, by name, without reading any."""
+    return arrays.shapes if isinstance(arrays, Streamed) else {name: array.shape for name, array in arrays.items()}
+
+
 def float32_bytes(arrays: Arrays) -> int:
     """What all of them would take in memory at once."""
-    shapes = arrays.shapes if isinstance(arrays, Streamed) else {name: array.shape for name, array in arrays.items()}
-    return sum(_ELEMENT_BYTES * math.prod(shape) for shape in shapes.values())
+    return sum(_ELEMENT_BYTES * math.prod(shape) for shape in shapes_of(arrays).values())

@@ -87,6 +87,8 @@ def test_streamed():
     assert float32_bytes(arrays) == 48
     assert float32_bytes(dict.fromkeys("ab", np.zeros((2, 3), np.float32))) == 48
     assert list(arrays.only(["a"])) == ["a"]
+    assert "a" in arrays
+    assert "c" not in arrays
     assert not read
     assert arrays["a"] is not arrays["a"]
     assert read == ["a", "a"]

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from compile.dims import Arrays
 
 
-UNSIMPLIFIED = ("--do_onnx_sim", "")
-"""Has ``model_transform`` leave out its simplification of the ONNX, which takes half of its memory and of its time.
-
-The graphs that get this have nothing to simplify: the TOP dialect is the same to the letter. Of the embedding at 0.1B,
-37 s and 2.4 GiB became 17 s and 1.2 GiB. An empty text, because the tool takes any other for yes.
-"""
-
-
 class Rwkv7Block(Rwkv7):
     """One layer: the residual stream in and out, no embedding and no head.
 
@@ -75,11 +67,6 @@ class Rwkv7Block(Rwkv7):
             shapes.append(("v_first", self.v_first_shape))
         return {name: torch.zeros(shape) for name, shape in shapes}
 
-    @classmethod
-    def transform_flags(cls, T: int) -> tuple[str, ...]:
-        """For one token there is nothing to simplify; for many, the tool fails without."""
-        return UNSIMPLIFIED if T == 1 else ()
-
     def output_names(self) -> list[str]:
         """``x.next``, the next states, and ``v_first`` of the first layer."""
         names = ["x.next", *(f"{name}.next" for name, _ in self.dims.layer_state_shapes(self.i))]
@@ -104,11 +91,6 @@ class Rwkv7Embedding(Rwkv7):
         """``token``."""
         return {"token": torch.zeros(1, self.T, dtype=torch.int32)}
 
-    @classmethod
-    def transform_flags(cls, T: int) -> tuple[str, ...]:  # noqa: ARG003 - of the other parts it decides
-        """There is nothing to simplify."""
-        return UNSIMPLIFIED
-
     def output_names(self) -> list[str]:
         """``x``."""
         return ["x"]
@@ -132,11 +114,6 @@ class Rwkv7Head(Rwkv7):
     def example_inputs(self) -> dict[str, Tensor]:
         """``x``."""
         return {"x": torch.zeros(1, self.T, len(self.ln_out.weight))}
-
-    @classmethod
-    def transform_flags(cls, T: int) -> tuple[str, ...]:  # noqa: ARG003 - of the other parts it decides
-        """There is nothing to simplify."""
-        return UNSIMPLIFIED
 
     def output_names(self) -> list[str]:
         """``logits``."""

@@ -94,11 +94,6 @@ class Rwkv7(nn.Module):
 
     block: type[Block] = Block
 
-    @classmethod
-    def transform_flags(cls, T: int) -> tuple[str, ...]:  # noqa: ARG003 - of parts it decides
-        """Arguments of ``model_transform`` for T tokens a call, beside those that every graph gets."""
-        return ()
-
     def __init__(self, arrays: Arrays, *, T: int, every_position: bool, weight_group: int = 1) -> None:
         """Build from arrays by BlinkDL's names; sizes are read from them."""
         super().__init__()
