@@ -27,6 +27,7 @@ TOKENS = 64  # a multiple of every chunk length up to itself
 
 
 REPEATED = 16
+_NEARLY_ALL = 0.99
 
 
 def judge_from_zero_state(
@@ -115,28 +116,30 @@ def judge_format(check: Check, engine: Engine, case: Case, state: StateArrays) -
     one that is not zero, whose numbers have all bits.
 
     Raises:
-        AssertionError: every other number, or more, is one of a narrower type.
+        AssertionError: nearly every number of a layer is one of a narrower type.
     """
     __tracebackhide__ = True
     kept = wkv_type(engine)
     if case.variant in VARIANTS:
         declared = Dtype.F16 if Option.F16_STATE in case.options else Dtype.F32
         check.equal(declared.name, kept.name, "type of the nets' WKV state")
-    found = narrowest(np.concatenate([array.ravel() for array in state[1::3]]))
-    check.equal(kept.name, found.name, "WKV state in")
+    for i, matrices in enumerate(state[1::3]):
+        check.equal(kept.name, narrowest(matrices.ravel()).name, f"layer {i}: WKV state in")
 
 
 def narrowest(values: np.ndarray) -> Dtype:
-    """The narrowest float type that holds at least half of the float32 *values* exactly.
+    """The narrowest float type that holds nearly all of the float32 *values* exactly.
 
     Only those count that are not small beside the others: what a head has forgotten is exactly zero where a product of
-    float16 underflows, and that says nothing of the format.
+    float16 underflows, and that says nothing of the format. Nor does a number that a call made of its own products
+    alone, since those come out in float16: of a layer of the model that ships that are two in three after 64 tokens,
+    the decay of the others keeping bits of float32. What is rounded as it is stored is rounded everywhere.
     """
     values = values[np.abs(values) > 0.01 * np.sqrt(np.mean(values.astype(np.float64) ** 2))]
-    if (values.view(np.uint32) & 0xFFFF == 0).mean() >= 0.5:
+    if (values.view(np.uint32) & 0xFFFF == 0).mean() >= _NEARLY_ALL:
         return Dtype.BF16
     with np.errstate(over="ignore"):
-        return Dtype.F16 if (values == values.astype(np.float16)).mean() >= 0.5 else Dtype.F32
+        return Dtype.F16 if (values == values.astype(np.float16)).mean() >= _NEARLY_ALL else Dtype.F32
 
 
 def _judge(

@@ -73,6 +73,18 @@ def test_what_is_not_declared_is_a_fault(case, dtype, rounded, says):
         judge_format(Check(), kept_in(dtype), case, state_of(values))
 
 
+def test_one_layer_tells():
+    """One layer of several in float16 is a fault; a layer of which two numbers in three happen to be is none.
+
+    Those that a chunk has made of its products alone are of float16, whatever the state is kept in.
+    """
+    rounded = NUMBERS.astype(np.float16).astype(np.float32)
+    mixed = np.where(np.arange(NUMBERS.size).reshape(NUMBERS.shape) % 3 < 2, rounded, NUMBERS)
+    judge_format(Check(), kept_in(Dtype.F32), PLAIN, [*state_of(NUMBERS), *state_of(mixed)])
+    with pytest.raises(AssertionError, match="layer 1: WKV state in: got F16, but should be F32"):
+        judge_format(Check(), kept_in(Dtype.F32), PLAIN, [*state_of(NUMBERS), *state_of(rounded)])
+
+
 def test_caps_of_its_own(tmp_path):
     """They are another table's; where there is none, nothing is judged by the caps of a float32 state in its place."""
     every, _ = load_limits()
