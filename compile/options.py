@@ -39,6 +39,7 @@ class Option(Enum):
     F32_FFN = "f32_ffn"  # both products of channel-mix
     F32_ATT = "f32_att"  # the four projections of time-mix
     F16_STATE = "f16_state"  # states in float16 between calls: another graph, see compile/half_state.py
+    HOST_EMBEDDING = "host_embedding"  # its rows as input, the table on the host: see compile/host_embedding.py
 
 
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
@@ -61,6 +62,7 @@ _OPPOSITE = {  # which it takes away
     Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT,
 }
 _TABLES = frozenset({Option.F32_HEAD, Option.F32_FFN, Option.F32_ATT})  # no flags: see compile/mixed.py
+_GRAPHS = frozenset({Option.HOST_EMBEDDING})  # no flags: another graph
 _FLAGS = {
     Option.OPT1: ("--opt", "1"),
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
@@ -155,7 +157,7 @@ def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) 
 
 def option_flags(option: Option, n_layer: int) -> tuple[str, ...]:
     """The arguments of ``model_deploy`` that an option adds for a graph of so many layers; none where it takes away."""
-    if option in _OPPOSITE or option in _TABLES:
+    if option in _OPPOSITE or option in _TABLES | _GRAPHS:
         return ()
     if option is Option.SAME_ADDR:
         # Input 0 is the token and output 0 the logits, so a state and the one after it have the same number.

@@ -9,6 +9,7 @@ from compile.compiler import STAGE_TIMEOUT_S, Job, RefusedError, compile_graph
 from compile.dims import Dims
 from compile.flags import known_flags, needed_flags
 from compile.half_state import COMPUTED_IN_F16, Rwkv7HalfState
+from compile.host_embedding import HOST_EMBEDDING
 from compile.join import joined
 from compile.mixed import TABLES, operations_of
 from compile.options import WEIGHT_GROUPS, Option, with_options
@@ -61,11 +62,22 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
 
 
 def _variant(case: Case) -> type[Rwkv7]:
-    """The graph's class: chunk-parallel graphs are written otherwise where the compiler would lose their ReLU.
+    """The graph's class.
 
     Raises:
-        RefusedError: states in float16 are asked for, of a graph that has none.
+        RefusedError: states in float16, or an embedding on the host, are asked for, of a graph that has no such.
     """
+    graph = _with_table(case)
+    if Option.HOST_EMBEDDING not in case.options:
+        return graph
+    if graph not in HOST_EMBEDDING:
+        reason = f"the variant {case.variant} is not written with the embedding on the host, only {_IN_PARTS} is"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
+    return HOST_EMBEDDING[graph]
+
+
+def _with_table(case: Case) -> type[Rwkv7]:
+    """The graph's class with the embedding inside: written otherwise where the compiler would lose its ReLU."""
     if Option.F16_STATE in case.options:
         if case.variant != _IN_PARTS:
             reason = f"the variant {case.variant} is not written with states in float16, only {_IN_PARTS} is"
@@ -115,6 +127,9 @@ def part_jobs(case: Case, weights: Weights, toolchain: Toolchain, parts: Iterabl
         raise RefusedError(Stage.EXPORT, case.id, reason)
     if Option.F16_STATE in case.options:
         reason = "f16_state is of a whole graph: between parts all inputs are float32; leave out +blocks"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
+    if Option.HOST_EMBEDDING in case.options:
+        reason = "host_embedding is of a whole graph: among parts the embedding is a net of its own; leave out +blocks"
         raise RefusedError(Stage.EXPORT, case.id, reason)
     chosen = parts_of(case.graph, weights.shape.n_layer) if parts is None else parts
     return [_part_job(case, weights, toolchain, part) for part in chosen]

@@ -12,6 +12,7 @@ import torch
 from compile.compiler import STAGE_TIMEOUT_S, CompileError, compile_graph
 from compile.options import Option, conflict, in_order
 from harness.check import Check
+from harness.embedding import embedding_for
 from harness.jobs import job_of
 from harness.oracle import oracle_for
 from harness.parity import judge_from_random_state, judge_from_zero_state
@@ -49,8 +50,8 @@ PROMISING = (
     Option.TOPO_SORT,
     Option.NO_LAYER_GROUP,
 )
-"""Every option that leaves the precision as it is, in the order in which it is tried: by what it gained on the default
-checkpoint.
+"""Every option that leaves the precision as it is, and what a net takes, in the order in which it is tried: by what it
+gained on the default checkpoint.
 """
 
 _LEAST_S = 60.0  # for a stage of a compile: what was begun in time may take a little longer
@@ -202,8 +203,12 @@ def compile_attempt(
 
 def changing(offered: Iterable[Option], case: Case, model: Model, toolchain: Toolchain) -> list[Option]:
     """Those of *offered* that change anything: the others' flags are among those that the graph gets anyway."""
-    without = job_of(case, model, toolchain).flags
-    return [option for option in offered if job_of(replace(case, options=(option,)), model, toolchain).flags != without]
+
+    def made_of(case: Case) -> tuple[object, ...]:
+        job = job_of(case, model, toolchain)
+        return job.variant, job.flags
+
+    return [option for option in offered if made_of(replace(case, options=(option,))) != made_of(case)]
 
 
 def fits_simulator(model: Model) -> bool:
@@ -245,7 +250,7 @@ class ParityJudge:
             job = job_of(case, self._model, self._toolchain)
             bmodel = compile_graph(job, cache_folder(), say=self._say, timeout_s=self._timeout_s)
             self._say(f"{case.id}: running on {self._place.label} …")
-            with self._place.open([bmodel.path]) as engine:
+            with self._place.open([bmodel.path], embedding=embedding_for([case], self._model)) as engine:
                 check.stage = Stage.RUN
                 judge_from_zero_state(check, engine, case, self._model, oracle)
                 check.stage = Stage.RUN

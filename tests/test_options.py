@@ -46,6 +46,7 @@ def test_names(option):
         (Option.GROUP128, ("--q_group_size", "128")),
         (Option.F32_HEAD, ()),
         (Option.F16_STATE, ("--quant_input",)),
+        (Option.HOST_EMBEDDING, ()),
         (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
     ],
 )
