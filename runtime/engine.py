@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from runtime.framing import Message
-    from runtime.nets import Net
+    from runtime.nets import Floats, Net
 
     Assemble = Callable[[Sequence[tuple[Mapping[str, Any], str]]], tuple[Net, ...]]
 
@@ -66,15 +66,22 @@ class Engine:
 
     Attributes:
         nets: the nets of all bmodels, in the order of loading.
+        embedding: the table of those that take its rows in place of tokens, [V, C] float32; None where none does.
         versions: libraries, chip and driver.
         remarks: what is doubtful about bmodels and libraries together, in words.
     """
 
     def __init__(
-        self, worker: WorkerProcess, loaded: tuple[Net, ...], versions: Versions, remarks: tuple[str, ...] = ()
+        self,
+        worker: WorkerProcess,
+        loaded: tuple[Net, ...],
+        versions: Versions,
+        remarks: tuple[str, ...] = (),
+        embedding: Floats | None = None,
     ) -> None:
         self._worker = worker
         self.remarks = remarks
+        self.embedding = embedding
         self.nets = loaded
         self.versions = versions
 
@@ -89,6 +96,7 @@ class Engine:
         command: Sequence[str] = WORKER,
         local: bool = True,
         assemble: Assemble = nets.assemble,
+        embedding: Floats | None = None,
     ) -> Self:
         """Start a worker, open *device* in it and load *bmodels*.
 
@@ -100,6 +108,7 @@ class Engine:
             command: what starts the worker.
             local: whether *command* becomes the worker itself, on this machine.
             assemble: what reads the worker's descriptions of nets; another one than ours knows another contract.
+            embedding: a row for each token id, [V, C], for nets that take rows in place of tokens, and only for them.
 
         Raises:
             LibraryMissing: the libraries are not where they should be.
@@ -108,7 +117,8 @@ class Engine:
             DeviceError: the device does not open.
             WorkerDied: the libraries took the worker down.
             WorkerHung: a request took longer than *timeout_s*.
-            ValueError: no bmodel was given.
+            ValueError: no bmodel was given; or no embedding though a net takes its rows, one of another shape than
+                they need, or one that no net takes.
         """
         if not bmodels:
             raise ValueError("expected at least one bmodel")
@@ -124,7 +134,8 @@ class Engine:
                 worker.request("looking at a file", do="check", bmodel=path)
             versions = open_device(worker, libraries, device, local=local)
             loaded, remarks = _load(worker, paths, assemble)
-            return cls(worker, loaded, versions, remarks)
+            _check_embedding(loaded, embedding)
+            return cls(worker, loaded, versions, remarks, embedding)
         except RuntimeFault:
             with suppress(RuntimeFault):
                 worker.close()
@@ -214,3 +225,18 @@ def _load(worker: WorkerProcess, bmodels: Sequence[str], assemble: Assemble) -> 
             parts=net.parts,
         )
     return loaded, tuple(remarks)
+
+
+def _check_embedding(loaded: Sequence[Net], embedding: Floats | None) -> None:
+    """See that the nets that take rows of the embedding can have them, and that there are such where it is given."""
+    if embedding is not None and all(net.rows is None for net in loaded):
+        raise ValueError(f"an embedding was given, but nets {[net.name for net in loaded]} take tokens: it is in them")
+    for net in loaded:
+        if net.rows is None:
+            continue
+        expected = net.vocabulary, net.rows.width
+        takes = f"{net.name} of {net.bmodel} takes rows of the embedding in place of tokens"
+        if embedding is None:
+            raise ValueError(f"{takes}, and none was given: it should be a table of shape {list(expected)}")
+        if embedding.shape != expected:
+            raise ValueError(f"{takes}, of a table of shape {list(expected)}, but got {list(embedding.shape)}")

@@ -1,7 +1,8 @@
 """What the nets of an RWKV bmodel must look like, and what one is.
 
 A *whole* net takes its tokens and n recurrent states, and gives logits and the n next states, in the same order. The
-compiler changes the names of inputs and outputs, so only their order tells them apart.
+compiler changes the names of inputs and outputs, so only their order tells them apart. In place of T tokens it may take
+their rows of the embedding, floats of [1, T, C]; the table, [V, C], is then with whoever feeds it.
 
 A model may also come as a net for each *block*, in one file or in many, so that it can be compiled in parts. For T
 tokens a call these are
@@ -58,6 +59,14 @@ class State:
         return math.prod(self.shape) * bytes_of(self.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingRows:
+    """What a net takes for each of its tokens where the embedding is not in it: a row of so many floats."""
+
+    width: int
+    dtype: Dtype
+
+
 class Part(NamedTuple):
     """A net of the bmodel, to be launched with these inputs and outputs: an edge's name or a state's number."""
 
@@ -86,6 +95,8 @@ class Net:
     """What is launched, in this order."""
     edges: tuple[tuple[str, int], ...]
     """Names and bytes of the device memory for all that is no state."""
+    rows: EmbeddingRows | None = None
+    """What it takes in place of tokens; None where it takes these."""
     pieces: tuple[Piece, ...] = ()
     """Where each layer's states lie in its state tensors, of a net with another layout than ours; otherwise none."""
 
@@ -126,7 +137,8 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
         but=f"has {len(inputs)} inputs and {len(outputs)} outputs; expected tokens and n states, logits and n states",
     )
     token, logits = inputs[0], outputs[0]
-    tokens = _tokens(described, bmodel)
+    embedded = rows_of(token)
+    tokens = token["shape"][1] if embedded else _tokens(described, bmodel)
     rows = _rows(described, bmodel, tokens)
     _expect_same_floats(described, bmodel, zip(inputs[1:], outputs[1:], strict=True))
     numbers = range(len(inputs) - 1)
@@ -141,7 +153,16 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
         addr_mode=described["addr_mode"],
         parts=(Part(name, (_TOKENS, *numbers), (_LOGITS, *numbers)),),
         edges=((_TOKENS, token["bytes"]), (_LOGITS, logits["bytes"])),
+        rows=embedded,
     )
+
+
+def rows_of(port: Mapping[str, Any]) -> EmbeddingRows | None:
+    """The rows of the embedding that an input of floats [1, T, C] holds; None of any other."""
+    shape = port["shape"]
+    if port["dtype"] not in _FLOATS or len(shape) != 3 or shape[0] != 1 or port["bytes"] != _size_bytes(port):
+        return None
+    return EmbeddingRows(shape[2], Dtype(port["dtype"])) if min(shape) >= 1 else None
 
 
 def _assemble_blocks(tokens: int, named: Mapping[str, tuple[Mapping[str, Any], str]]) -> Net:
@@ -234,7 +255,8 @@ def _tokens(described: Mapping[str, Any], bmodel: str) -> int:
         that=token["dtype"] == Dtype.I32
         and tokens == max(token["shape"], default=1) >= 1
         and token["bytes"] == 4 * tokens,
-        but=f"has the first input {_show(token)}; expected tokens, I32 of shape [T], [1] or [1, T]",
+        but=f"has the first input {_show(token)}; expected tokens, I32 of shape [T], [1] or [1, T], or rows of the "
+        "embedding, floats of [1, T, C]",
     )
     return tokens
 

@@ -189,11 +189,17 @@ class Session:
                 raise ValueError(f"token {token} at position {position} is outside the vocabulary [0, {vocabulary})")
         return ids
 
+    def _fed(self, net: Net, ids: Sequence[int]) -> bytes:
+        """What a net takes for its tokens: their ids, or their rows of the embedding, rounded to its type."""
+        if net.rows is None or self._engine.embedding is None:
+            return np.asarray(ids, "<i4").tobytes()
+        return from_floats(np.asarray(self._engine.embedding[ids], np.float32), net.rows.dtype)
+
     def _call(self, net: Net, ids: Sequence[int]) -> Floats:
         """Logits [1 or T, V] of one call."""
         reply = self._engine.request(
             f"running {net.name}",
-            [np.asarray(ids, "<i4").tobytes()],
+            [self._fed(net, ids)],
             do="run",
             session=self._open_id(),
             net=net.name,

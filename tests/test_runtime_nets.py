@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from runtime.binding import Dtype
 from runtime.faults import BadBmodel
-from runtime.nets import Net, State, check_agreement, from_floats, interpret, to_floats
+from runtime.nets import EmbeddingRows, Net, State, check_agreement, from_floats, interpret, to_floats
 from runtime.session import _plan
 
 BYTES = {Dtype.F32: 4, Dtype.F16: 2, Dtype.BF16: 2, Dtype.I32: 4, Dtype.I8: 1}
@@ -42,6 +42,9 @@ def described(tokens=(1, 1), logits=(1, 320), state_dtype=Dtype.F32):
             *(port(f"{name}_Add_f32", state_dtype, *shape) for name, shape in states),
         ],
     }
+
+
+ROWS = port("embedding", Dtype.F16, 1, 16, 128)
 
 
 def net(name="net", tokens=1, **changes):
@@ -80,6 +83,19 @@ def test_shapes_tell_the_kind_of_net(tokens, logits, count, every_position):
     assert found.states == (State((1, 128), Dtype.F32), State((2, 64, 64), Dtype.F32), State((1, 128), Dtype.F32))
 
 
+@pytest.mark.parametrize(("logits", "every_position"), [((1, 16, 320), True), ((1, 1, 320), False)])
+def test_rows_of_the_embedding_in_place_of_tokens(logits, every_position):
+    """Floats of [1, T, C] at the first place are so; the vocabulary is the logits'."""
+    described_so = described(logits=logits)
+    described_so["inputs"][0] = ROWS
+    found = interpret(described_so, "a.bmodel")
+    assert (found.tokens, found.every_position, found.vocabulary) == (16, every_position, 320)
+    assert found.rows == EmbeddingRows(128, Dtype.F16)
+    assert dict(found.edges)["tokens"] == 16 * 128 * 2
+    assert len(found.states) == 3
+    assert interpret(described(), "a.bmodel").rows is None
+
+
 @every_float
 def test_states_may_be_of_every_float_type(dtype):
     """F32, F16 and BF16 states are taken as they are."""
@@ -102,6 +118,11 @@ def broken(what, change):
         broken("no states", lambda d: d.update(inputs=d["inputs"][:1], outputs=d["outputs"][:1])),
         broken("float tokens", lambda d: d["inputs"].__setitem__(0, port("token", Dtype.F32, 1))),
         broken("a batch of tokens", lambda d: d["inputs"].__setitem__(0, port("token", Dtype.I32, 2, 8))),
+        broken("a batch of rows", lambda d: d["inputs"].__setitem__(0, port("embedding", Dtype.F32, 2, 8, 128))),
+        broken("rows without a batch", lambda d: d["inputs"].__setitem__(0, port("embedding", Dtype.F32, 8, 128))),
+        broken("rows of nothing", lambda d: d["inputs"].__setitem__(0, port("embedding", Dtype.F32, 1, 8, 0))),
+        broken("integer rows", lambda d: d["inputs"].__setitem__(0, port("embedding", Dtype.I8, 1, 8, 128))),
+        broken("rows of another size", lambda d: d["inputs"].__setitem__(0, {**ROWS, "bytes": 100})),
         broken("no token", lambda d: d["inputs"].__setitem__(0, port("token", Dtype.I32, 0))),
         broken("integer logits", lambda d: d["outputs"].__setitem__(0, port("logits", Dtype.I8, 320))),
         broken("logits of another length", lambda d: d["outputs"].__setitem__(0, port("logits", Dtype.F32, 3, 320))),

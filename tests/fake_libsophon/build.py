@@ -59,6 +59,8 @@ class FakeModel:
     logits_dtype: Dtype = Dtype.F32
     addr_mode: int = 0
     instant: bool = False
+    rows_dtype: Dtype | None = None
+    """Of rows of the embedding, where whole nets take them in place of tokens."""
 
     def _states(self, layers: int) -> tuple[tuple[str, Dtype, tuple[int, ...]], ...]:
         shapes = [(1, self.C), (self.C // self.N, self.N, self.N), (1, self.C)]
@@ -68,9 +70,12 @@ class FakeModel:
         """The net of the whole model for T tokens."""
         states = self._states(self.layers)
         logits = ("logits", self.logits_dtype, (T if every_position else 1, self.vocabulary))
+        first = ("token", Dtype.I32, (1, T))
+        if self.rows_dtype is not None:
+            first = ("embedding", self.rows_dtype, (1, T, self.C))
         return FakeNet(
             name=name or f"{'all' if every_position else 'net'}_{T}",
-            inputs=(("token", Dtype.I32, (1, T)), *states),
+            inputs=(first, *states),
             outputs=(logits, *states),
             addr_mode=self.addr_mode,
             instant=self.instant,

@@ -8,7 +8,8 @@
  * elements of each array. All else of a state is copied. With t a token, i the number of a state in its layer, e the
  * number of an element:  s[e] = 3 s[e] + t + i + e + 1;  then sum = 7 sum + s[first] + s[last]. From the second layer
  * on the sum of the first is added before. Logits are sum + 5 e. Hidden values are (t, sum, 0, ...) of each token.
- * A net whose name begins with embed_, block_ or head_ does its part of that.
+ * A net whose name begins with embed_, block_ or head_ does its part of that. Where the first input has rows of floats,
+ * a token is the sum of the first and the last number of its row.
  */
 #define _GNU_SOURCE
 #include "fake.h"
@@ -130,8 +131,15 @@ static void carry_states(launch_t *launch, int count) {
     }
 }
 
+static size_t row_length(const bm_tensor_t *first) {
+    return first->dtype == I32 ? 1 : (size_t)first->shape.dims[first->shape.num_dims - 1];
+}
+
 static int of_token(launch_t *launch, size_t t) {
-    return load(data_of(&launch->in[0]), I32, t) % PRIME;
+    const bm_tensor_t *in = &launch->in[0];
+    size_t C = row_length(in);
+    int first = load(data_of(in), in->dtype, t * C), last = load(data_of(in), in->dtype, t * C + C - 1);
+    return (C > 1 ? first + last : first) % PRIME;
 }
 
 static void whole(launch_t *launch) {
@@ -140,7 +148,8 @@ static void whole(launch_t *launch) {
     carry_states(launch, states);
     char *logits = data_of(&launch->out[0]);
     const bm_shape_t *shape = &launch->out[0].shape;
-    size_t V = shape->dims[shape->num_dims - 1], rows = elements(shape) / V, T = elements(&launch->in[0].shape);
+    size_t V = shape->dims[shape->num_dims - 1], rows = elements(shape) / V;
+    size_t T = elements(&launch->in[0].shape) / row_length(&launch->in[0]);
     for (size_t t = 0; t < T; t++) {
         int token = of_token(launch, t), sum = 0, sum_of_first = 0;
         for (int first = 1; first <= states; first += STATES_OF_A_LAYER) {
