@@ -16,6 +16,7 @@ from harness.checkpoints import open_model
 from harness.device.canary import make_canary
 from harness.device.guard import Guard
 from harness.device.place import open_place
+from harness.embedding import embedding_for
 from harness.hard import hard
 from harness.jobs import compile_case
 from harness.limits import load_limits
@@ -173,14 +174,18 @@ class SuiteRun:
                 judge_export(port, case, self.oracle(Quantization.F32), self.limits)
         elif port is not None:
             check.bmodel_sha256 = port.sha256_of(cases[0])
-            return wanted, lambda: self.place.open(list(port.files), assemble=port.contract(cases))
+            return wanted, lambda: self.place.open(
+                list(port.files), assemble=port.contract(cases), embedding=port.embedding
+            )
         check.bmodels = [self.compiled(case, model) for case in cases]
         check.bmodel_sha256 = check.bmodels[0].result.bmodel_sha256
         files = [bmodel.path for bmodel in check.bmodels]
         if isinstance(port, OnnxPort):
-            return wanted, lambda: self.place.open(files, assemble=port.contract(cases, types=False))
+            return wanted, lambda: self.place.open(
+                files, assemble=port.contract(cases, types=False), embedding=port.embedding
+            )
         wanted = tuple(sorted(bmodel.result.key for bmodel in check.bmodels))
-        return wanted, lambda: self.place.open(files)
+        return wanted, lambda: self.place.open(files, embedding=embedding_for(cases, model or self.model))
 
     def end(self) -> None:
         """Give everything back: engine, place, lock; twice does nothing."""

@@ -486,6 +486,23 @@ def test_one_client_at_a_time(connect, machine):
         second.open_engine([file])
 
 
+def test_an_embedding_stays_here(connect, machine, monkeypatch):
+    """It is no file of the other machine: the engine here has it, and sends rows of it."""
+    given, table, file = [], np.zeros((2, 3), np.float32), machine / "no.bmodel"
+    file.write_bytes(b"no bmodel")
+
+    def opened(*_, embedding, **__):
+        given.append(embedding)
+        raise BadBmodel("far enough")
+
+    monkeypatch.setattr(RemoteEngine, "open", opened)
+    for one in (table, None):
+        with pytest.raises(BadBmodel, match="far enough"):
+            connect().open_engine([file], embedding=one)
+    assert given[0] is table
+    assert given[1] is None
+
+
 def test_the_lock_is_that_of_local_users(connect, machine):
     """Who sits at the board and who comes over the network exclude each other."""
     host = connect()

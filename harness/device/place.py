@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from harness.device.board import Board
     from reports.schema import Reading
     from runtime.engine import Assemble
+    from runtime.nets import Floats
 
 CMODEL = "cmodel"
 
 
 class Opener(Protocol):
-    """Opens an engine with bmodels; *assemble* is the contract that their nets keep."""
+    """Opens an engine with bmodels; *assemble* is the contract of their nets, *embedding* what some take rows of."""
 
-    def __call__(self, bmodels: Sequence[Path], *, assemble: Assemble = assemble) -> Engine:
+    def __call__(
+        self, bmodels: Sequence[Path], *, assemble: Assemble = assemble, embedding: Floats | None = None
+    ) -> Engine:
         """Load *bmodels*; see :meth:`runtime.engine.Engine.open`."""
         ...
 
@@ -148,5 +151,12 @@ def _simulator(folder: Path) -> Place:
     )
 
 
-def _open(libraries: Libraries, number: int, bmodels: Sequence[Path], *, assemble: Assemble = assemble) -> Engine:
-    return Engine.open(libraries, bmodels, device=number, assemble=assemble)
+def _open(
+    libraries: Libraries,
+    number: int,
+    bmodels: Sequence[Path],
+    *,
+    assemble: Assemble = assemble,
+    embedding: Floats | None = None,
+) -> Engine:
+    return Engine.open(libraries, bmodels, device=number, assemble=assemble, embedding=embedding)

@@ -18,17 +18,21 @@ class Net(Protocol):
     """One graph of T tokens."""
 
     def run(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Token ids ``[1, T]`` int32 and states in; logits of every position and the next states out."""
+        """Token ids ``[1, T]`` int32, or rows ``[1, T, C]``, and states in; all logits and the next states out."""
         ...
 
 
 class GraphTarget:
     """A decode graph and graphs of several tokens: every position."""
 
-    def __init__(self, nets: Mapping[int, Net], dims: Dims) -> None:
-        """*nets* by the tokens that a call takes; the one of 1 takes the tail."""
+    def __init__(self, nets: Mapping[int, Net], dims: Dims, embedding: np.ndarray | None = None) -> None:
+        """*nets* by the tokens that a call takes; the one of 1 takes the tail.
+
+        Where the embedding is not in them, they take rows of *embedding* ``[V, C]`` in place of tokens.
+        """
         self._nets = nets
         self._dims = dims
+        self._embedding = embedding
 
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
         """Logits of every position, whole chunks first, the tail token by token; nothing is ever padded.
@@ -40,7 +44,9 @@ class GraphTarget:
         arrays = state_inputs(state, self._dims)
         rows: list[np.ndarray] = []
         for T, chunk in chunks(tokens, self._nets):
-            logits, *arrays = self._nets[T].run([np.array([chunk], np.int32), *arrays])
+            ids = np.array([chunk], np.int32)
+            fed = ids if self._embedding is None else self._embedding[ids]
+            logits, *arrays = self._nets[T].run([fed, *arrays])
             rows.append(logits.reshape(T, -1))
         return Output(tuple(range(len(tokens))), np.concatenate(rows), state_outputs(arrays))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from compile.compiler import STAGE_TIMEOUT_S
 from compile.dims import Dims
+from compile.host_embedding import table_of
 from compile.interpreter import Interpreter
 from compile.lowering import Dialect, lowered
 from harness.targets.graphs import GraphTarget
@@ -45,4 +46,4 @@ def open_interpreters(
         for job in jobs:
             mlir = lowered(job, dialect, cache, say=say, timeout_s=timeout_s)
             nets[job.spec.T] = stack.enter_context(Interpreter(job.toolchain, mlir))
-        yield GraphTarget(nets, Dims.of(jobs[0].arrays))
+        yield GraphTarget(nets, Dims.of(jobs[0].arrays), table_of(jobs[0].variant, jobs[0].arrays))

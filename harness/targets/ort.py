@@ -10,6 +10,7 @@ import onnxruntime
 
 from compile.dims import Dims
 from compile.export import export
+from compile.host_embedding import table_of
 from harness.targets.graphs import GraphTarget
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class OnnxRuntime(GraphTarget):
     def __init__(self, arrays: Arrays, variant: type[Rwkv7], chunk_lengths: Sequence[int] = (16,)) -> None:
         """Export one graph for each chunk length, and the decode graph for the tail."""
         super().__init__(
-            {T: _Net(variant(arrays, T=T, every_position=True)) for T in {1, *chunk_lengths}}, Dims.of(arrays)
+            {T: _Net(variant(arrays, T=T, every_position=True)) for T in {1, *chunk_lengths}},
+            Dims.of(arrays),
+            table_of(variant, arrays),
         )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reports.schema import Reading
     from runtime.engine import Assemble
     from runtime.framing import Message
+    from runtime.nets import Floats
 
 _T = TypeVar("_T")
 
@@ -150,7 +151,12 @@ class RemoteHost:
         return self._persistently(self._worker_command)
 
     def open_engine(
-        self, bmodels: Sequence[Path], *, timeout_s: float = 600.0, assemble: Assemble = assemble
+        self,
+        bmodels: Sequence[Path],
+        *,
+        timeout_s: float = 600.0,
+        assemble: Assemble = assemble,
+        embedding: Floats | None = None,
     ) -> RemoteEngine:
         """Copy *bmodels* there and load them; the first time the board is locked.
 
@@ -158,13 +164,14 @@ class RemoteHost:
             bmodels: files of this machine.
             timeout_s: limit for every single request to the worker.
             assemble: see :meth:`runtime.engine.Engine.open`.
+            embedding: the same; it stays here, and its rows go there as tokens do.
 
         Raises:
             BoardInUse: somebody else has locked it.
             RemoteFault: of any class: the machine or the connection to it.
             RuntimeFault: as `Engine.open`.
         """
-        return self._persistently(lambda connection: self._open(connection, bmodels, timeout_s, assemble))
+        return self._persistently(lambda connection: self._open(connection, bmodels, timeout_s, assemble, embedding))
 
     def readings(self) -> tuple[Reading, ...]:
         """What the board tells of its health, see `read_health`; the places named are of the other machine.
@@ -248,7 +255,12 @@ class RemoteHost:
                 time.sleep(_PAUSES_S[tries])
 
     def _open(
-        self, connection: Connection, bmodels: Sequence[Path], timeout_s: float, assemble: Assemble
+        self,
+        connection: Connection,
+        bmodels: Sequence[Path],
+        timeout_s: float,
+        assemble: Assemble,
+        embedding: Floats | None,
     ) -> RemoteEngine:
         paths = [Path(self._send_file(connection, bmodel)) for bmodel in bmodels]
         with _telling_of_losses(connection, "opening the board"):
@@ -260,6 +272,7 @@ class RemoteHost:
                 command=self._worker_command(connection),
                 local=False,
                 assemble=assemble,
+                embedding=embedding,
             )
         engine.connection = connection
         return engine
