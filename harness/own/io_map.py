@@ -79,6 +79,21 @@ class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dtype: TokenType | None = None
 
 
+class LayerNorm(Enum):
+    """Who applies the layer norm behind the embedding, ``blocks.0.ln0``."""
+
+    HOST = "host"  # rows come with it
+    GRAPH = "graph"  # rows come as the checkpoint has them
+
+
+class EmbeddingEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The input that takes rows of the embedding in place of tokens."""
+
+    input: str
+    dtype: FloatType | None = None
+    layer_norm: LayerNorm = LayerNorm.HOST
+
+
 class LogitsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The output that gives logits."""
 
@@ -110,9 +125,10 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     precision: Quantization
     nets: dict[str, NetEntry]
-    token: TokenEntry
     logits: LogitsEntry
     states: States
+    token: TokenEntry | None = None
+    embedding: EmbeddingEntry | None = None
     checkpoint: str | None = None
     codec: Codec | None = None
     order: Order | None = None
@@ -134,6 +150,15 @@ class IoMap:
     text: str
     file: _File
     layouts: dict[str, Layout]
+
+    @property
+    def fed(self) -> tuple[str, TokenEntry | EmbeddingEntry]:
+        """The section of what goes in for the tokens, and what it says."""
+        file = self.file
+        if file.token is not None:
+            return "token", file.token
+        assert file.embedding is not None  # noqa: S101 - load_map has refused a map with neither
+        return "embedding", file.embedding
 
     def entry(self, kind: str) -> StateEntry:
         """What is said of a kind of state."""
@@ -192,6 +217,7 @@ def load_map(path: Path) -> IoMap:
     file = _converted(path, text, raw)
     read = IoMap(path, hashlib.sha256(data).hexdigest(), text, file, {})
     _check_names(read, file)
+    _check_fed(read, file)
     _check_nets(read, file)
     for kind in sorted(KINDS, key=list(raw["states"]).index):
         try:
@@ -240,6 +266,16 @@ def _check_names(read: IoMap, file: _File) -> None:
         )
 
 
+def _check_fed(read: IoMap, file: _File) -> None:
+    if (file.token is None) == (file.embedding is None):
+        found = "neither" if file.token is None else "both"
+        read.refuse(
+            "expected one of [token], where the embedding is in the nets, and [embedding], where the host looks rows "
+            f"up, found {found}",
+            "" if file.token is None else "embedding",
+        )
+
+
 def _check_nets(read: IoMap, file: _File) -> None:
     for name, net in file.nets.items():
         if not 1 <= net.tokens <= MOST_TOKENS:
@@ -271,7 +307,8 @@ def _check_roles(read: IoMap) -> None:
     """No tensor has two roles, unless each has its own place on a shared axis."""
     file = read.file
     for end in ("input", "output"):
-        roles: dict[str, str] = {file.token.input: "token"} if end == "input" else {file.logits.output: "logits"}
+        section, fed = read.fed
+        roles: dict[str, str] = {fed.input: section} if end == "input" else {file.logits.output: "logits"}
         for kind in read.layouts:
             name = getattr(read.entry(kind), end)
             other = roles.get(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compile.spec import GraphKind, GraphSpec
 from harness.own.io_map import LAYER, IoMap, Order, Rows
 from runtime.binding import Dtype
-from runtime.nets import Net, Part, State, bytes_of
+from runtime.nets import EmbeddingRows, Net, Part, State, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -93,7 +93,7 @@ class _Reading:
     def _expected(self) -> list[_Role]:
         """Token and logits first, then every state tensor once, in the order of the map."""
         io = self._io
-        roles = [_Role("", io.file.token.input, io.file.logits.output)]
+        roles = [_Role("", io.fed[1].input, io.file.logits.output)]
         for kind, layout in io.layouts.items():
             entry = io.entry(kind)
             for i in range(1 if layout.stacked else self._model.n_layer):
@@ -116,7 +116,7 @@ class _Reading:
                 f"{self._where} is dynamic or has several shapes; expected one, fixed", f"nets.{self._name}"
             )
         inputs, outputs = self._ports("input"), self._ports("output")
-        self._check_token(inputs[0])
+        rows_taken = self._check_fed(inputs[0])
         vocabulary, rows = self._check_logits(outputs[0])
         states = [self._check_state(role, inputs[i], outputs[i]) for i, role in enumerate(self._roles) if i]
         entry = self._io.file.nets[self._name]
@@ -140,6 +140,7 @@ class _Reading:
                 addr_mode=described["addr_mode"],
                 parts=(Part(self._name, order(described["inputs"]), order(described["outputs"])),),
                 edges=((_TOKENS, inputs[0]["bytes"]), (_LOGITS, outputs[0]["bytes"])),
+                rows=rows_taken,
                 pieces=self._pieces(),
             )
             for graph in graphs_of(self._io, self._name)
@@ -181,7 +182,7 @@ class _Reading:
         exact = [port for port in ports if port["name"] == name]
         found = exact or [port for port in ports if re.fullmatch(re.escape(name) + _SUFFIX, port["name"])]
         if len(found) != 1:
-            section = role.section or ("token" if end == "input" else "logits")
+            section = role.section or (self._io.fed[0] if end == "input" else "logits")
             there = _listed([port["name"] for port in found or ports])
             self._io.refuse(
                 f"{end}: expected one {end} {name!r} in {self._where}, found {there}; "
@@ -190,6 +191,24 @@ class _Reading:
                 end,
             )
         return found[0]
+
+    def _check_fed(self, port: Port) -> EmbeddingRows | None:
+        """What goes in for the tokens; the rows of the embedding where it is these."""
+        section, _ = self._io.fed
+        if section == "token":
+            self._check_token(port)
+            return None
+        entry = self._io.file.embedding
+        expected = (self._io.file.nets[self._name].tokens, self._model.n_embd)
+        if _squeezed(port["shape"]) != _squeezed(expected):
+            self._io.refuse(
+                f"input: expected rows of the embedding, {list(expected)}, apart from axes of 1, found {_show(port)} "
+                f"in {self._where}",
+                section,
+                "input",
+            )
+        self._check_type(port, entry and entry.dtype, section)
+        return EmbeddingRows(self._model.n_embd, Dtype(port["dtype"]))
 
     def _check_token(self, port: Port) -> None:
         tokens = math.prod(port["shape"])

@@ -99,15 +99,16 @@ class OnnxPort(Port):
         name = self.net_of(case)
         described = [(describe_onnx(self.io, self.by_net[name]), str(self.by_net[name]))]
         nets = matched(self.io, described, self.model.checkpoint.shape, only=[name])
-        return OnnxTarget(next(net for net in nets if net.name == case.graph.name), self.by_net[name])
+        return OnnxTarget(next(net for net in nets if net.name == case.graph.name), self.by_net[name], self.embedding)
 
 
 class OnnxTarget:
     """One net, called again and again; the state goes out and in."""
 
-    def __init__(self, net: Net, path: Path) -> None:
-        """Load the file *path*, which *net* was read from."""
+    def __init__(self, net: Net, path: Path, embedding: np.ndarray | None) -> None:
+        """Load the file *path*, which *net* was read from; *embedding* has the rows that it takes, if it does."""
         self._net = net
+        self._embedding = embedding
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
@@ -131,11 +132,15 @@ class OnnxTarget:
             positions += range(start if net.every_position else start + T - 1, start + T)
         return Output(tuple(positions), np.concatenate(rows), take_apart(tensors, net.pieces))
 
+    def _fed(self, tokens: Sequence[int]) -> np.ndarray:
+        ids = np.asarray(tokens)
+        return ids if self._embedding is None else self._embedding[ids]
+
     def _call(self, tokens: Sequence[int], states: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         (part,) = self._net.parts
         given = {}
         for port, role in zip(self._session.get_inputs(), part.inputs, strict=True):
-            value = np.asarray(tokens) if isinstance(role, str) else states[role]
+            value = states[role] if isinstance(role, int) else self._fed(tokens)
             dtype = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float16)": np.float16}
             given[port.name] = value.astype(dtype.get(port.type, np.float32)).reshape(port.shape)
         found = dict(zip(part.outputs, self._session.run(None, given), strict=True))
@@ -162,8 +167,10 @@ def describe_onnx(io: IoMap, path: Path) -> dict[str, Any]:
     described |= {"inputs": inputs, "outputs": [_port(io, path, value) for value in graph.output]}
     if path.stem in io.file.nets:
         return {"name": path.stem, **described}
-    token = [port for port in inputs if port["name"] == io.file.token.input] or inputs[:1]
-    tokens = math.prod(token[0]["shape"]) if token else 0
+    section, entry = io.fed
+    fed = [port for port in inputs if port["name"] == entry.input] or inputs[:1]
+    width = fed[0]["shape"][-1] if fed and fed[0]["shape"] and section == "embedding" else 1
+    tokens = math.prod(fed[0]["shape"]) // max(width, 1) if fed else 0
     names = [name for name, net in io.file.nets.items() if net.tokens == tokens]
     if len(names) != 1:
         lengths = {name: net.tokens for name, net in io.file.nets.items()}

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from compile.host_embedding import host_table
 from compile.stages import hash_file
 from harness.cases import Case, Grid
 from harness.checkpoints import open_model
-from harness.own.io_map import IoMap, load_map
+from harness.own.io_map import IoMap, LayerNorm, load_map
 from harness.own.match import graphs_of, matched
 from runtime.description import describe
 from runtime.nets import check_agreement
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
+
+    import numpy as np
 
     from harness.checkpoints import Model
     from runtime.engine import Assemble
@@ -55,6 +58,15 @@ class Port:
     def identity(self) -> dict[str, str]:
         """What a run keeps of it: SHA-256 of the map and of the files."""
         return {"map_sha256": self.io.sha256, "files_sha256": ", ".join(self.files.values())}
+
+    @property
+    def embedding(self) -> np.ndarray | None:
+        """The table ``[V, C]``, float32, whose rows the nets take; None where the embedding is in them."""
+        entry = self.io.file.embedding
+        if entry is None:
+            return None
+        arrays = self.model.arrays
+        return host_table(arrays) if entry.layer_norm is LayerNorm.HOST else arrays["emb.weight"]
 
     def _case(self, graph: Any) -> Case:
         return Case(graph=graph, quantization=self.io.file.precision, variant=self.io.file.name)
