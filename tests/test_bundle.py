@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 
 from compile.compiler import compile_graph
+from compile.host_embedding import host_table
 from harness.bundle.make import RUNTIME, Request, make_bundle, with_decode
 from harness.bundle.verdicts import BundleError, Subject, newest_verdicts, read_verdicts
 from harness.cases import parse_case
-from harness.checkpoints import DEFAULT
+from harness.checkpoints import DEFAULT, open_model
 from harness.jobs import job_of
 from harness.own.options import Own
 from harness.paths import cache_folder
+from runtime.binding import Dtype
 from runtime.engine import Engine
+from runtime.nets import from_floats
 from runtime.session import Session
 from tests.fake_libsophon.build import FakeModel, fake_board, write_bmodel
 from tests.gate_runs import DECODE, PREFILL, MadeRun, a_record, failed
@@ -42,15 +45,23 @@ def selftest(folder, *arguments):
 @pytest.fixture
 def fake(tmp_path):
     """A bundle of nets that the fake libraries compute, and the folder of these."""
+    return made(tmp_path, FakeModel())
+
+
+def made(tmp_path, model):
+    """The same of any fake model; where its nets take rows of the embedding, with a file of these."""
     folder = tmp_path / "bundle"
     (folder / "runtime").mkdir(parents=True)
     for name in RUNTIME:
         shutil.copy(ROOT / "runtime" / f"{name}.py", folder / "runtime")
     shutil.copy(ROOT / "harness" / "bundle" / "selftest.py", folder)
-    model, tokens = FakeModel(), [1, 2, 3, 4, 5, 6]
+    tokens, table = [1, 2, 3, 4, 5, 6], None
     write_bmodel(folder / "a.bmodel", model.whole(), model.whole(4))
     board = fake_board(tmp_path)
-    with Engine.open(board, [folder / "a.bmodel"]) as engine, Session(engine) as session:
+    if model.rows_dtype is not None:
+        table = np.arange(model.vocabulary, dtype=np.float32)[:, None] % 251 * np.ones(model.C, np.float32)
+        (folder / "embedding.f16").write_bytes(from_floats(table, model.rows_dtype))
+    with Engine.open(board, [folder / "a.bmodel"], embedding=table) as engine, Session(engine) as session:
         logits = session.feed(tokens)
         greedy = [int(logits.argmax())]
         greedy.append(int(session.feed(greedy).argmax()))
@@ -64,6 +75,7 @@ def fake(tmp_path):
                 "name": net.name,
                 "tokens": net.tokens,
                 "logits_dtype": int(net.logits_dtype),
+                "embedding": None if table is None else "embedding.f16",
                 "edges": dict(net.edges),
                 "parts": [list(part) for part in net.parts],
             }
@@ -136,6 +148,23 @@ def test_it_cannot_be_run(fake, tmp_path):
     status, words = selftest(fake[0], "--libraries", tmp_path / "nowhere")
     assert status == 3
     assert "NOT RUN: LibraryMissing: not found" in words
+
+
+def test_rows_of_the_embedding(tmp_path):
+    """They come from a file of the bundle: the right ones pass, others do not, and a change of the file is told."""
+    folder, libraries = made(tmp_path, FakeModel(rows_dtype=Dtype.F16))
+    assert selftest(folder, "--libraries", libraries) == (0, "PASSED: fake, 1 prompts, on device 0\n")
+    path = folder / "embedding.f16"
+    rows = np.frombuffer(path.read_bytes(), "<f2").reshape(-1, FakeModel().C)
+    path.write_bytes(np.roll(rows, 1, axis=0).tobytes())
+    status, words = selftest(folder, "--libraries", libraries)
+    assert status == 2
+    assert "embedding.f16: SHA-256 should be" in words
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    changed(folder, lambda bundle: bundle["sha256"].__setitem__("embedding.f16", expected))
+    status, words = selftest(folder, "--libraries", libraries)
+    assert status == 1
+    assert "prompt 0: " in words
 
 
 # ---- verdicts
@@ -245,12 +274,30 @@ def test_a_bundle_of_the_shipped_model(rwkv_bmodels, toolchain, tmp_path):
     assert words in (tmp_path / "other" / "README.md").read_text()
 
 
+@pytest.mark.toolchain
+def test_a_bundle_with_the_embedding_on_the_host(toolchain, tmp_path):
+    """The table lies beside the bmodels as the nets take it, with its hash, and the map says so to the suites."""
+    cases, model, out = with_decode(parse_case("prefill_16-F16-chunk+host_embedding")), open_model(None), tmp_path / "b"
+    request = Request(cases, model, toolchain, runs=tmp_path / "runs")
+    make_bundle(request, out, lambda case: compile_graph(job_of(case, model, toolchain), cache_folder()))
+    table = host_table(model.arrays)
+    bundle = json.loads((out / "bundle.json").read_text())
+    assert (out / "embedding.f32").read_bytes() == table.astype("<f4").tobytes()
+    assert "embedding.f32" in bundle["sha256"]
+    assert [net["embedding"] for net in bundle["contract"]["nets"]] == ["embedding.f32"] * 2
+    assert "`embedding.f32`" in (out / "README.md").read_text()
+    port = Own((out / "decode.bmodel", out / "prefill_16.bmodel"), out / "io.toml").open(DEFAULT, None)
+    assert [case.id for case in port.grid.cases] == ["decode-F16-chunk_bundle", "prefill_16-F16-chunk_bundle"]
+    np.testing.assert_array_equal(port.embedding, table)
+
+
 @pytest.mark.long
 @pytest.mark.toolchain
-def test_the_shipped_model_passes_its_self_test(toolchain, tmp_path):
+@pytest.mark.parametrize("case", ["prefill_16-F16-chunk", "prefill_16-F16-chunk+host_embedding"])
+def test_the_shipped_model_passes_its_self_test(toolchain, tmp_path, case):
     """On the simulator, in a clean process."""
     out = tmp_path / "bundle"
-    command = [Path(sys.executable).with_name("rwkv-tpu"), "bundle", "prefill_16-F16-chunk", "--out", out]
+    command = [Path(sys.executable).with_name("rwkv-tpu"), "bundle", case, "--out", out]
     subprocess.run(command, check=True, cwd=ROOT)
     status, words = selftest(out, "--simulator", "--libraries", toolchain.libraries)
     assert status == 0, words

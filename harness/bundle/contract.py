@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from compile.spec import GraphKind
 from runtime.binding import Dtype
+from runtime.nets import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,11 +37,13 @@ def contract_of(case: Case, model: Model, described: Sequence[tuple[Mapping[str,
         'order = "layers"',
     ]
     for net, _ in described:
-        tokens = net["inputs"][0]["shape"][-1]
+        tokens = net["inputs"][0]["shape"][1]
         every = net["name"].startswith(GraphKind.PREFILL_ALL.value)
         lines += ["", f"[nets.{net['name']}]", f"tokens = {tokens}", f'logits = "{"every" if every else "last"}"']
     first = described[0][0]
-    lines += ["", "[token]", f'input = "{first["inputs"][0]["name"]}"', 'dtype = "I32"']
+    section = "token" if rows_of(first["inputs"][0]) is None else "embedding"
+    dtype = Dtype(first["inputs"][0]["dtype"]).name
+    lines += ["", f"[{section}]", f'input = "{first["inputs"][0]["name"]}"', f'dtype = "{dtype}"']
     lines += ["", "[logits]", 'output = "logits"', f'dtype = "{Dtype(first["outputs"][0]["dtype"]).name}"']
     for number, (kind, (name, layout)) in enumerate(_STATES.items(), start=1):
         dtype = Dtype(first["inputs"][number]["dtype"]).name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from compile.host_embedding import host_table
 from compile.stages import hash_file
 from harness.bundle.contract import contract_of
 from harness.bundle.verdicts import BundleError, Subject, newest_verdicts, read_verdicts
@@ -21,12 +22,12 @@ from harness.metrics import log_softmax
 from harness.oracle import oracle_for, that_matter
 from harness.prompts import prompt
 from runtime.description import describe
-from runtime.nets import assemble, check_agreement
+from runtime.nets import assemble, check_agreement, from_floats
 from tokenizer.codec import Codec
 from tokenizer.world import find_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from compile.compiler import Bmodel
     from compile.toolchain import Toolchain
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from harness.checkpoints import Model
     from harness.limits import Limits
     from harness.targets.base import Target
+    from runtime.nets import Net
 
 _ROOT = Path(__file__).parent.parent.parent
 RUNTIME = (
@@ -145,6 +147,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
     described = [(net, names[case]) for case in request.cases for net in describe(work / names[case])]
     nets = assemble(described)
     check_agreement(nets)
+    tables = _write_tables(model, work, nets)
     (work / "io.toml").write_text(contract_of(last, model, described))
     oracle = oracle_for(model.checkpoint, last.quantization, that_matter(last.quantization, last.options))
     chunk = max(net.tokens for net in nets)
@@ -152,7 +155,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
         _prompt(oracle, prompt(model, 2 * chunk + 3, seed), limits, work / f"logits-{seed}.f32")
         for seed in range(_PROMPTS)
     ]
-    _readme(request, work, verdicts)
+    _readme(request, work, verdicts, sorted(set(tables.values())))
     hashes = {str(path.relative_to(work)): hash_file(path) for path in sorted(work.rglob("*")) if path.is_file()}
     bundle = {
         "schema": 1,
@@ -176,6 +179,7 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
                     "name": net.name,
                     "tokens": net.tokens,
                     "logits_dtype": int(net.logits_dtype),
+                    "embedding": tables.get(net.name),
                     "edges": dict(net.edges),
                     "parts": [[part.net, list(part.inputs), list(part.outputs)] for part in net.parts],
                 }
@@ -190,6 +194,17 @@ def _fill(request: Request, work: Path, bmodels: Mapping[Case, Bmodel], verdicts
         "sha256": hashes,
     }
     (work / "bundle.json").write_bytes(msgspec.json.format(msgspec.json.encode(bundle), indent=2))
+
+
+def _write_tables(model: Model, work: Path, nets: Sequence[Net]) -> dict[str, str]:
+    """Write the embedding for nets that take its rows, which lie in the file as they are fed; its name by the net's."""
+    names = {}
+    for net in nets:
+        if net.rows is not None:
+            names[net.name] = f"embedding.{net.rows.dtype.name.lower()}"
+            if not (work / names[net.name]).exists():
+                (work / names[net.name]).write_bytes(from_floats(host_table(model.arrays), net.rows.dtype))
+    return names
 
 
 def _prompt(oracle: Target, tokens: list[int], limits: Limits, file: Path) -> dict[str, Any]:
@@ -218,7 +233,7 @@ def _judged(request: Request, verdicts: Verdicts | None) -> str:
     )
 
 
-def _readme(request: Request, work: Path, verdicts: Verdicts | None) -> None:
+def _readme(request: Request, work: Path, verdicts: Verdicts | None, tables: Sequence[str]) -> None:
     last = request.cases[-1]
     codec = f"`{request.model.codec.value}`" + (
         f", {find_vocabulary().name}" if request.model.codec is Codec.WORLD else ""
@@ -229,7 +244,10 @@ def _readme(request: Request, work: Path, verdicts: Verdicts | None) -> None:
         f"{request.toolchain.compiler_commit}\n"
         f"- token ids: {codec}\n"
         "- inputs, outputs, state, chunk lengths: `io.toml`; everything else: `bundle.json`\n"
-        f"- verdicts: {_judged(request, verdicts)}\n\n"
+        + "".join(
+            f"- rows of the embedding, one for each token id, as the nets take them: `{name}`\n" for name in tables
+        )
+        + f"- verdicts: {_judged(request, verdicts)}\n\n"
         "A prompt goes in whole chunks through the longest net that fits, the rest token by token through decode; "
         "nothing is ever padded. The state begins as zeros, and each call's states go into the next.\n\n"
         "Does it still compute what it should, here? Python 3.8 or newer, no package:\n\n"

@@ -171,11 +171,24 @@ def feed(worker: Worker, contract: dict[str, Any], session: int, tokens: list[in
     for net in sorted(contract["nets"], key=lambda net: -net["tokens"]):
         while len(tokens) - start >= net["tokens"]:
             chunk = tokens[start : start + net["tokens"]]
-            data = struct.pack(f"<{len(chunk)}i", *chunk)
+            data = fed(net, chunk)
             reply = worker.ask((data,), do="run", session=session, net=net["name"])
             logits = floats(bytes(reply.payloads[0]), net["logits_dtype"])[-contract["vocabulary"] :]
             start += len(chunk)
     return logits
+
+
+def fed(net: dict[str, Any], chunk: list[int]) -> bytes:
+    """What a net takes for its tokens: their ids, or their rows of a file of the bundle, which are as they are fed."""
+    if net.get("embedding") is None:
+        return struct.pack(f"<{len(chunk)}i", *chunk)
+    size = net["edges"]["tokens"] // net["tokens"]
+    rows = []
+    with (HERE / net["embedding"]).open("rb") as table:
+        for token in chunk:
+            table.seek(token * size)
+            rows.append(table.read(size))
+    return b"".join(rows)
 
 
 def say(text: str) -> None:
