@@ -13,6 +13,7 @@ from compile.graphs.model import Rwkv7
 from compile.half_state import Rwkv7HalfState
 from compile.host_embedding import HOST_EMBEDDING, host_table
 from compile.lowering import Dialect
+from compile.options import Option
 from compile.spec import Quantization
 from compile.unfused import Rwkv7Unfused
 from harness.cases import Narrowed, parse_case
@@ -25,14 +26,16 @@ from harness.limits import limits_for, load_limits
 from harness.oracle import oracle_for
 from harness.own.export import judge_export
 from harness.own.io_map import MapError
-from harness.own.options import Own
+from harness.own.options import NOTHING, Own
 from harness.parity import any_tokens, judge_from_random_state
 from harness.paths import cache_folder
 from harness.run import SuiteRun
 from harness.targets.interpreter import open_interpreters
 from harness.targets.ort import OnnxRuntime
+from harness.tune import ParityJudge, changing
 from harness.weights import weights_of_model
 from reference.state import State
+from reports.schema import Stage
 from runtime.binding import Dtype
 from runtime.engine import Engine
 from runtime.faults import RuntimeFault
@@ -222,31 +225,54 @@ def test_a_table_that_does_not_fit(libsophon, tmp_path, model, embedding, words)
 # ---- the harness
 
 
-@pytest.mark.toolchain
-def test_a_run_supplies_the_table(toolchain):
-    """The suites open an engine of such cases with the checkpoint's table, and of others without."""
-    given = []
+class Opener:
+    """Opens nothing, and remembers the table that it was given."""
 
-    def opened(_, *, embedding=None):
-        given.append(embedding)
+    def __call__(self, files, *, assemble=None, embedding=None):
+        """Keep it, and end there."""
+        del files, assemble
+        self.given = embedding
         raise RuntimeFault("far enough")
 
-    for options, expected in (("host_embedding", host_table(open_model(None).arrays)), ("", None)):
-        run = SuiteRun(
-            device="cmodel",
-            libsophon=None,
-            checkpoint=None,
-            codec=None,
-            grid="smoke",
-            narrowed=Narrowed(quantizations="F16", chunk_lengths="", options=options),
-            toolchain=toolchain.version,
-            stage_timeout_s=600,
-            say=print,
-        )
-        run.place = dataclasses.replace(run.place, open=opened)
-        with pytest.raises(RuntimeFault, match="far enough"):
-            run.engine(Check(), run.grid.cases[0])
-        np.testing.assert_equal(given.pop(), expected)
+
+def table_of_a_run(toolchain, options, own=NOTHING):
+    """The table that the suites open an engine with."""
+    run = SuiteRun(
+        device="cmodel",
+        libsophon=None,
+        checkpoint=None,
+        codec=None,
+        grid="smoke",
+        narrowed=Narrowed(quantizations="F16", chunk_lengths="", options=options),
+        toolchain=toolchain.version,
+        stage_timeout_s=600,
+        say=print,
+        own=own,
+    )
+    opener = Opener()
+    run.place = dataclasses.replace(run.place, open=opener)
+    with pytest.raises(RuntimeFault, match="far enough"):
+        run.engine(Check(), run.grid.cases[0])
+    return opener.given
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("options", ["host_embedding", ""])
+def test_a_run_supplies_the_table(toolchain, options):
+    """The suites open an engine of such cases with the checkpoint's table, and of others without."""
+    expected = host_table(open_model(None).arrays) if options else None
+    np.testing.assert_equal(table_of_a_run(toolchain, options), expected)
+
+
+@pytest.mark.toolchain
+def test_tune_tries_it(toolchain):
+    """No flag of the compiler is another, but the graph is; it is judged with the checkpoint's table."""
+    model, opener = open_model(None), Opener()
+    assert changing([Option.HOST_EMBEDDING, Option.QUANT_OUTPUT], PLAIN, model, toolchain) == [Option.HOST_EMBEDDING]
+    place = dataclasses.replace(open_place("cmodel", None, toolchain.libraries), open=opener)
+    found = ParityJudge(model, toolchain, place, load_limits()[0][Quantization.F16], say=print).judge(HOST)
+    assert (found.stage, found.message) == (Stage.LOAD, "far enough")
+    np.testing.assert_array_equal(opener.given, host_table(model.arrays))
 
 
 # ---- somebody else's port
@@ -350,6 +376,18 @@ def test_rows_of_another_width(tmp_path):
         MapError, match=r"expected rows of the embedding, \[1, 128\], .*found embedding F32 \[1, 1, 64\]"
     ):
         opened(tmp_path, (path,), text)
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("kind", ["bmodel", "onnx"])
+def test_a_run_supplies_the_table_of_a_port(toolchain, tmp_path, port_files, kind):
+    """Be it compiled already or not."""
+    io = tmp_path / "map.toml"
+    io.write_text(MAP.replace("[nets.prefill_4]\ntokens = 4\n", ""))
+    bmodel = compile_case(HOST, open_model(None), toolchain, cache_folder()).path
+    own = Own(bmodels=(bmodel,), io=io) if kind == "bmodel" else Own(onnx=port_files[:1], io=io)
+    io.write_text(f'checkpoint = "{DEFAULT}"\n{io.read_text()}')
+    np.testing.assert_array_equal(table_of_a_run(toolchain, "", own), host_table(open_model(None).arrays))
 
 
 # ---- what came of it
