@@ -47,8 +47,8 @@ class _Part(NamedTuple):
 class _Chain(NamedTuple):
     """What turns tokens into logits: one net, or several in a row that pass hidden values on in device memory.
 
-    The edges are the pieces of memory that are no state: "tokens", which are ids or their rows of the embedding, "logits"
-    and the hidden values. All sessions share them, as only one of them is served at a time.
+    The edges are the pieces of memory that are no state: "tokens", ids or their rows of the embedding, "logits" and the
+    hidden values. All sessions share them, as only one of them is served at a time.
     """
 
     edges: dict[str, DeviceMem]
