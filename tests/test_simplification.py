@@ -9,13 +9,14 @@ from compile.export import export, is_folded
 from compile.flags import transform_flags
 from compile.graphs.block import Rwkv7Block
 from compile.half_state import Rwkv7HalfState
+from compile.host_embedding import HOST_EMBEDDING
 from compile.process import run
 from compile.streamed import Streamed
 from compile.unfused import Rwkv7Unfused
 from harness.cases import VARIANTS
 from harness.checkpoints import open_model
 
-GRAPHS = [*dict.fromkeys(VARIANTS.values()), Rwkv7HalfState, Rwkv7Unfused, Rwkv7Block]
+GRAPHS = [*dict.fromkeys(VARIANTS.values()), Rwkv7HalfState, Rwkv7Unfused, Rwkv7Block, *HOST_EMBEDDING.values()]
 SIMPLIFIED, PLAIN = (), transform_flags("1.30.2")
 
 
