@@ -163,8 +163,8 @@ def distance(case: Case, graph: OnnxGraph) -> Survivor:
         kl_worst_nats=float(kl.max()),
         nmse=float(np.max(nmses)),
         caps=(
-            # Prefill gives 16 positions to a check, the ends of chunks, of which no mean is judged: of a right bmodel of
-            # the trained checkpoint it is 2.5e-4 over 32 of them from a random state, one of which has 3.1e-3.
+            # Prefill gives 16 positions to a check, the ends of chunks, of which no mean is judged: a right bmodel of
+            # the trained checkpoint has 2.5e-4 over 32 of them from a random state, of which one has 3.1e-3.
             math.inf if case.graph.kind is GraphKind.PREFILL else limits.kl_mean_nats,
             limits.kl_worst_nats,
             limits.state_nmse,
