@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from harness.cli import main
 from harness.commands import nightly
 from harness.gate.rules import load_rules
+from harness.nightly import night as night_module
 from harness.nightly.night import HISTORY, PAGE, VERDICT, Plan, spend
 from harness.nightly.nights import LOCK, NIGHTS, Night, State, baseline_of, keep, nights_of
 from harness.nightly.retention import superfluous
-from harness.nightly.suites import suites_command
+from harness.nightly.suites import run_suites, suites_command
 from reports.history import History
 from reports.schema import Outcome
 from tests.gate_runs import PREFILL, MadeRun, a_record
@@ -65,6 +66,7 @@ def plan(folder, *runs, **changes):
         return [sys.executable, "-c", copy, str(source), str(night / made.run["id"])]
 
     fields = {"launches": len(runs), "rules": load_rules(), "allow": [], "keep": None, "keep_days": None}
+    fields |= {"question": "the same", "first_passes": False}
     return Plan(folder=folder, command=command, say=lambda _: None, **(fields | changes))
 
 
@@ -196,7 +198,7 @@ def test_a_fault_of_the_nightly_is_no_regression(tmp_path, monkeypatch, capsys):
         log = (folder / nightly.ERRORS).read_text()
         assert log.count("Traceback (most recent call last)") == number
         assert "in broken" in log
-    assert [night.state.finished for night in nights_of(folder)] == [None, None]
+    assert [night.state.finished for night in nights_of(folder)] == [None]  # the second call went on with it
     assert spend(plan(folder, a_run(1))) == 3
 
 
@@ -304,9 +306,71 @@ def test_every_way_out(tmp_path, number):
         assert nightly.returncode == 4, said
         assert "interrupted: the night stays" in said
         assert ">interrupted<" in (folder / PAGE).read_text()
-    assert nights_of(folder)[0].state.finished is None
+    assert nights_of(folder)[0].state.finished is None  # asked something else, it is not gone on with
     assert spend(plan(folder, a_run(2))) == 3  # there was no good night yet
     assert spend(plan(folder, a_run(3))) == 0
+
+
+# Suites that write one run and are killed in the second; asked to go on with it, they do.
+SECOND = """
+import pathlib, shutil, sys, time
+runs, made, told, *resume = sys.argv[1:]
+told = pathlib.Path(told)
+first = not (told / "first").exists()
+(told / "first").touch()
+if resume:
+    shutil.rmtree(resume[1])
+    (told / "resumed").write_text(" ".join(resume))
+name = "r1" if first else "r2"
+whole = first or resume
+shutil.copytree(pathlib.Path(made) / (name if whole else "half"), pathlib.Path(runs) / name)
+sys.exit(0 if whole else 130)
+"""
+
+
+@pytest.mark.parametrize("question", ["the same", "another"])
+def test_an_interrupted_night_goes_on(tmp_path, question):
+    """What is done is not done again, the run that was cut short is resumed; asked something else, a night begins."""
+    folder, made = tmp_path / "n", tmp_path / "made"
+    for number in (1, 2):
+        a_run(number).write(made / f"r{number}")
+    replace(a_run(2), complete=False).write(made / "half")
+    ours = [sys.executable, "-c", SECOND]
+    asked = replace(plan(folder), command=lambda runs: [*ours, str(runs), str(made), str(tmp_path)], launches=2)
+
+    def cut(night, command):
+        status = run_suites(night, command)
+        if status == 130:
+            raise KeyboardInterrupt
+        return status
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(night_module, "run_suites", cut)
+        with pytest.raises(KeyboardInterrupt):
+            spend(asked)
+    (left,) = nights_of(folder)
+    assert [run.name for run in left.runs] == ["r1", "r2"]
+    said = []
+    spend(replace(asked, question=question, say=said.append))
+    nights = nights_of(folder)
+    if question == "another":
+        assert [night.state.question for night in nights] == ["the same", "another"]
+        assert not (tmp_path / "resumed").exists()
+        return
+    assert [night.name for night in nights] == [left.name]
+    assert nights[0].state.good
+    assert (tmp_path / "resumed").read_text() == f"--resume {left.folder / 'r2'}"
+    assert "launch 1 of 2: was done, pytest ended with 0" in said
+    assert "launch 2 of 2: gone on with, pytest ended with 0" in said
+
+
+def test_a_first_night_can_pass(tmp_path):
+    """Where it is asked for, and sound; nothing else that is not comparable does."""
+    assert spend(plan(tmp_path / "n", a_run(1), first_passes=True)) == 0
+    assert "a pass because it was asked for" in (nights_of(tmp_path / "n")[0].folder / VERDICT).read_text()
+    nothing = [sys.executable, "-c", "raise SystemExit(4)"]
+    assert spend(replace(plan(tmp_path / "m", a_run(1), first_passes=True), command=lambda _: nothing)) == 3
+    assert spend(replace(plan(tmp_path / "n", a_run(1), first_passes=True), command=lambda _: nothing)) == 3
 
 
 def test_the_suites_are_found_from_anywhere(tmp_path):

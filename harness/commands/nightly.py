@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import traceback
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import typer
 from harness.commands.gate import GateCommand
 from harness.gate.finding import Kind
 from harness.gate.rules import RulesError, load_rules
+from harness.manifest import git_state
 from harness.nightly.night import BusyError, Plan, spend
 from harness.nightly.night import accept as accept_night
 from harness.nightly.nights import NightError
@@ -47,6 +49,10 @@ def nightly(
     allow: Annotated[
         list[str] | None, typer.Option(help="a difference that the gate accepts; can be repeated", metavar="NAME")
     ] = None,
+    first_night_passes: Annotated[
+        bool,
+        typer.Option("--first-night-passes", help="end with 0, not 3, where there is no night yet to judge it against"),
+    ] = False,
     accept: Annotated[
         str | None, typer.Option(help="run nothing: make this night the baseline of those to come", metavar="NIGHT")
     ] = None,
@@ -56,7 +62,10 @@ def nightly(
     The exit code is the gate's. 0: pass. 1: a regression. 2: stale expectations. 3: nothing measured, or not
     comparable; so is the first night, which becomes the baseline. 4: device or infrastructure; so is a folder in which
     another nightly works, a night that was interrupted, and a fault of the harness itself, whose traceback is then in
-    FOLDER/error.log. An interrupted night is not gone on with: start another, which finds all bmodels in the cache.
+    FOLDER/error.log.
+
+    However a night is stopped, the same command goes on with it: finished checks and launches are not made again. Where
+    anything was changed, the options or the harness's commit, another night begins, and the interrupted one stays.
 
     Nights are removed only where --keep or --keep-days says so; never the baseline, the latest, or one that still runs.
     Their figures stay in FOLDER/history.sqlite, and on the page.
@@ -77,10 +86,12 @@ def nightly(
             folder=folder,
             command=partial(suites_command, arguments=["--grid", grid, *(arguments or [])]),
             launches=launches,
+            question=json.dumps({"grid": grid, "arguments": arguments, "launches": launches, "harness": git_state()}),
             rules=load_rules(rules),
             allow=allow or [],
             keep=keep,
             keep_days=keep_days,
+            first_passes=first_night_passes,
             say=typer.echo,
         )
         code = spend(plan)
@@ -91,7 +102,7 @@ def nightly(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(Kind.INFRA.exit_code) from error
     except KeyboardInterrupt:
-        typer.echo("interrupted: the night stays, and is marked; start another", err=True)
+        typer.echo("interrupted: the night stays, and is marked; the same command goes on with it", err=True)
         raise typer.Exit(Kind.INFRA.exit_code) from None
     except Exception as error:  # Python's own exit status for it, 1, would say regression
         typer.echo(f"error: {type(error).__name__}: {error}\n{_keep_traceback(folder, error)}", err=True)

@@ -14,12 +14,12 @@ from harness.gate.compare import gate
 from harness.gate.finding import Kind
 from harness.gate.sides import read_side
 from harness.gate.text import MOST, report_words
-from harness.nightly.nights import Night, NightError, baseline_of, begin, nights_of
+from harness.nightly.nights import Night, NightError, baseline_of, begin, nights_of, unfinished
 from harness.nightly.retention import remove, superfluous, sweep
 from harness.nightly.suites import run_suites, sigterm_as_ctrl_c
-from reports.history import History
+from reports.history import RECORDS, History
 from reports.history_page import write_history
-from reports.schema import RecordsError
+from reports.schema import RecordsError, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,20 +45,24 @@ class Plan:
         folder: where the nights are.
         command: what runs the suites into a folder that it is given.
         launches: how often.
+        question: all that decides what the suites do; a night that was asked the same and interrupted is gone on with.
         rules: of the gate.
         allow: differences that the gate accepts, by name.
         keep: how many nights stay; None for all.
         keep_days: for how many days; None for ever.
+        first_passes: whether a first night that is sound is a pass.
         say: receives a line at a time.
     """
 
     folder: Path
     command: Callable[[Path], list[str]]
     launches: int
+    question: str
     rules: Rules
     allow: Sequence[str]
     keep: int | None
     keep_days: float | None
+    first_passes: bool
     say: Callable[[str], None]
 
 
@@ -66,7 +70,7 @@ def spend(plan: Plan) -> int:
     """Run, judge, tidy up; return the gate's exit code.
 
     Where it is left by Ctrl-C, by a stop of the service manager or by an error, the night stays as interrupted, its
-    runs stand in the history, and nothing runs any more.
+    runs stand in the history, and nothing runs any more. The next call that is asked the same goes on with it.
 
     Raises:
         BusyError: another nightly works there.
@@ -74,16 +78,14 @@ def spend(plan: Plan) -> int:
     """
     with _only_one(plan.folder), sigterm_as_ctrl_c():
         sweep(plan.folder)
-        baseline = baseline_of(nights_of(plan.folder))
+        nights = nights_of(plan.folder)
+        baseline, left = baseline_of(nights), unfinished(nights, plan.question)
         with History(plan.folder / HISTORY) as history:
-            night = begin(plan.folder)
-            plan.say(f"night {night.name}, baseline {baseline.name if baseline else 'none yet'}")
+            night = left or begin(plan.folder, plan.question)
+            goes_on = "goes on, " if left else ""
+            plan.say(f"night {night.name}, {goes_on}baseline {baseline.name if baseline else 'none yet'}")
             try:
-                statuses = []
-                for number in range(1, plan.launches + 1):
-                    statuses.append(run_suites(night.folder, plan.command(night.folder)))
-                    plan.say(f"launch {number} of {plan.launches}: pytest ended with {statuses[-1]}")
-                night = _judge(night, statuses, baseline, plan)
+                night = _judge(night, _launch(night, plan), baseline, plan)
                 doomed = superfluous(
                     nights_of(plan.folder), now=datetime.now(UTC), count=plan.keep, days=plan.keep_days
                 )
@@ -96,6 +98,28 @@ def spend(plan: Plan) -> int:
                 _write_page(history, plan.folder)
             plan.say(f"page: {plan.folder / PAGE}")
     return Kind.NOT_COMPARABLE.exit_code if night.state.code is None else night.state.code
+
+
+def _launch(night: Night, plan: Plan) -> list[int]:
+    """Run the suites as often as asked, from where the night was left; return what pytest ended with, for each launch.
+
+    Raises:
+        RecordsError: a run of before cannot be read.
+    """
+    statuses = []
+    left = night.runs
+    for number in range(1, plan.launches + 1):
+        before = left[number - 1] if number <= len(left) else None
+        ended = read(before / RECORDS).end if before else None
+        if ended:
+            statuses.append(ended.exit_status)
+            told = "was done, pytest ended with"
+        else:
+            resume = ["--resume", str(before)] if before else []
+            statuses.append(run_suites(night.folder, [*plan.command(night.folder), *resume]))
+            told = "gone on with, pytest ended with" if before else "pytest ended with"
+        plan.say(f"launch {number} of {plan.launches}: {told} {statuses[-1]}")
+    return statuses
 
 
 def accept(folder: Path, name: str) -> Night:
@@ -156,8 +180,9 @@ def _judge(night: Night, statuses: Sequence[int], baseline: Night | None, plan: 
     if baseline is None:
         words += "\n\nThere was no good night to judge this one against: it was compared with itself."
         if good:
-            words += " It is sound, and becomes the baseline; a first measurement is no pass."
-            code = Kind.NOT_COMPARABLE.exit_code
+            words += " It is sound, and becomes the baseline; a first measurement is "
+            words += "a pass because it was asked for." if plan.first_passes else "no pass."
+            code = 0 if plan.first_passes else Kind.NOT_COMPARABLE.exit_code
     elif not good:
         words += f"\n\nWhere that is meant: rwkv-tpu nightly {plan.folder} --accept {night.name}"
     plan.say(words)

@@ -33,6 +33,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         started: in ISO 8601, UTC.
+        question: what it was asked, in a form that is the same for the same; a night goes on for no other.
         finished: the same; None while it runs, and of a night that was interrupted.
         baseline: the night that it was judged against; empty where there was none.
         code: the gate's exit code.
@@ -41,6 +42,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     started: str
+    question: str = ""
     finished: str | None = None
     baseline: str = ""
     code: int | None = None
@@ -93,13 +95,13 @@ class Night:
         return Night(self.folder, state)
 
 
-def begin(folder: Path) -> Night:
-    """Make a night in the *folder* of nights."""
+def begin(folder: Path, question: str = "") -> Night:
+    """Make a night in the *folder* of nights, and have it remember what it was asked."""
     now = datetime.now(UTC)
     made = folder / NIGHTS / now.strftime(_FORMAT)
     made.mkdir(parents=True)
     (made / LOCK).touch()
-    state = State(started=now.isoformat(timespec="seconds"))
+    state = State(started=now.isoformat(timespec="seconds"), question=question)
     keep(made, state)
     return Night(made, state)
 
@@ -120,6 +122,15 @@ def nights_of(folder: Path) -> tuple[Night, ...]:
             raise NightError(f"{path}: {error}; remove the folder {path.parent}, or repair the file") from error
         found.append(Night(path.parent, state))
     return tuple(found)
+
+
+def unfinished(nights: Sequence[Night], question: str) -> Night | None:
+    """The latest night, where it was asked the same and interrupted, so that it can be gone on with; otherwise None."""
+    if not nights:
+        return None
+    latest = nights[-1]
+    left = latest.state.finished is None and not latest.is_running()
+    return latest if left and latest.state.question == question else None
 
 
 def baseline_of(nights: Sequence[Night]) -> Night | None:
