@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -70,13 +71,21 @@ def _of_case(case: str, old: str, new: str, toolchain: Toolchain, cache: Path) -
 
 
 def _bmodels(side: Side) -> dict[str, str]:
-    """The SHA-256 of the bmodel of each case that has predictions; empty where the runs do not agree."""
+    """The SHA-256 of the bmodel of each case that has predictions; empty where the launches do not agree.
+
+    In a launch it is the one that most of the case's checks judged: a check of weights made hard on purpose compiles
+    the same graph with those.
+    """
     found: dict[str, str] = {}
-    records = (record for launch in side.launches for record in launch.checks.values())
-    for record in (one for one in records if one.case and one.predicted and one.bmodel_sha256):
-        known = found.setdefault(record.case, record.bmodel_sha256)
-        if known != record.bmodel_sha256:
-            found[record.case] = ""
+    for launch in side.launches:
+        judged: dict[str, Counter[str]] = {}
+        for record in launch.checks.values():
+            if record.case and record.predicted and record.bmodel_sha256:
+                judged.setdefault(record.case, Counter())[record.bmodel_sha256] += 1
+        for case, counts in judged.items():
+            (bmodel, most), *others = counts.most_common(2)
+            agreed = found.setdefault(case, bmodel) == bmodel and not any(count == most for _, count in others)
+            found[case] = bmodel if agreed else ""
     return found
 
 

@@ -81,6 +81,16 @@ def test_what_is_the_same_code():
     assert code_changes(a_profile(), a_profile(ddr_copy_bytes=4096)) == ("ddr_copy_bytes 10 -> 4,096",)
 
 
+def test_a_check_with_weights_of_its_own(tmp_path):
+    """It judges another bmodel of the same graph; the price is of the one that most checks judge."""
+    old = a_compile(tmp_path, "old", a_profile())
+    records = [a_record(check=name, bmodel_sha256=old) for name in ("one", "two")]
+    side = in_memory(tmp_path, [MadeRun((*records, a_record(check="hard", bmodel_sha256="h")), {"id": "r0"})])
+    toolchain = codegen_toolchain(tmp_path / "t", "2.0", a_profile())
+    (priced,) = one_price(side, side, toolchain, tmp_path, lambda _: None)
+    assert priced.old_cycles == a_profile().predicted_cycles
+
+
 def test_cases_that_have_no_price(tmp_path):
     """Another bmodel in each launch, one that is not in the cache, other code from the same MLIR: each says so."""
     old = a_compile(tmp_path, "old", a_profile())
