@@ -11,10 +11,11 @@ import msgspec
 from reports.schema import VERSION, End, Line, Record, Run, RunFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 RECORDS = "records.jsonl"
+_CANARY = "device"  # the suite that asks a board whether it is well, before and after
 _DECODER = msgspec.json.Decoder(Line)
 _WRONG = (msgspec.DecodeError, UnicodeDecodeError)
 
@@ -112,6 +113,7 @@ def _load_file(path: Path) -> LoadedRun:
             broken.append(f"{path}:{number}: a line of type 'run' or 'end' stands between the records")
     if end is not None:
         broken += _contradictions(f"{path}:{len(lines)}", records, len(broken), end)
+    broken += _repeated(path, records)
     cut_line = len(lines) + 1 if incomplete else None
     file = RunFile(run=run, records=tuple(records), end=end, cut_line=cut_line)
     return LoadedRun(path=path, file=file, broken=tuple(broken))
@@ -127,6 +129,12 @@ def _first_line(path: Path, text: bytes) -> Run:
     if line.schema != VERSION:
         raise _UnreadableError(f"{path}:1: schema version {line.schema}, but this release reads {VERSION}")
     return line
+
+
+def _repeated(path: Path, records: Sequence[Record]) -> list[str]:
+    """Checks that stand there more often than once. A board's canary does, by its nature."""
+    found = Counter((one.case, one.suite, one.check) for one in records if one.suite != _CANARY)
+    return [f"{path}: {' '.join(filter(None, key))} stands there {n} times" for key, n in found.items() if n > 1]
 
 
 def _contradictions(where: str, records: list[Record], broken: int, end: End) -> list[str]:

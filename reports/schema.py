@@ -6,6 +6,7 @@ documented in ``docs/records.md``.
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class Outcome(Enum):
     INFRA = "infra"  # the device or the host is sick: no verdict on the compiler
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing that a board tells of itself, or why it does not."""
 
     name: str
@@ -54,7 +55,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     why_unavailable: str = ""
 
 
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
+class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a check is expected to fail, as the list of expected failures says."""
 
     reason: str
@@ -63,7 +64,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     look_again: str = ""  # ISO 8601 date
 
 
-class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True):
+class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where every record of the file comes from."""
 
     schema: int
@@ -95,7 +96,7 @@ class Run(msgspec.Struct, tag="run", tag_field="type", frozen=True, kw_only=True
         return f"the {self.chip} {self.target}" if simulated else f"{self.chip} board {self.target}"
 
 
-class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_only=True):
+class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One check of one case."""
 
     case: str  # the case's id; empty for a check that concerns no compiled graph
@@ -119,7 +120,7 @@ class Record(msgspec.Struct, tag="record", tag_field="type", frozen=True, kw_onl
     expected: Expected | None = None  # why it should fail; a check that passed all the same is a stale expectation
 
 
-class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True):
+class End(msgspec.Struct, tag="end", tag_field="type", frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last line: the run came to its end."""
 
     finished: str
@@ -156,7 +157,7 @@ def parse(text: bytes, path: Path) -> RunFile:
     """Make sense of the contents of a records file; *path* is its name in an error.
 
     Raises:
-        RecordsError: a line does not parse, is out of place, or the last line's count is wrong; names the line. An
+        RecordsError: a line does not parse, is out of place, or the last line's counts are wrong; names the line. An
             incomplete very last line is what a killed run leaves: the run is called interrupted, and ``cut_line`` of
             the result names it.
     """
@@ -187,4 +188,7 @@ def parse(text: bytes, path: Path) -> RunFile:
         raise RecordsError(
             f"{path}:{len(parsed)}: the last line counts {end.records} records, but there are {len(records)}"
         )
+    counted = dict(Counter(record.outcome.value for record in records))
+    if end is not None and end.outcomes != counted:
+        raise RecordsError(f"{path}:{len(parsed)}: the last line counts {end.outcomes}, but there are {counted}")
     return RunFile(run=run, records=tuple(records), end=end, cut_line=len(lines) + 1 if incomplete else None)

@@ -1,6 +1,7 @@
 """Records: written line by line, read back whole, and what cannot be trusted is refused by file and line."""
 
 import errno
+import json
 import os
 from contextlib import suppress
 
@@ -88,12 +89,34 @@ def test_why_a_failure_was_expected(tmp_path):
     record = a_record(outcome=Outcome.EXPECTED_FAILURE, stage=Stage.CODEGEN, expected=expected)
     path = written(tmp_path, record, a_record())
     assert [one.expected for one in read(path).records] == [expected, None]
-    text = path.read_bytes()
-    for entry in (b"expected", b"compiled", b"options", b"kl_by_position"):
-        text = text.replace(b'"%s":' % entry, b'"not %s":' % entry)
-    path.write_bytes(text)
+    later = {"expected", "compiled", "options", "kl_by_position"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    older = [{name: value for name, value in line.items() if name not in later} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in older))
     assert [one.expected for one in read(path).records] == [None, None]
     assert [one.kl_by_position for one in read(path).records] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            b'"outcomes":{"passed":1}',
+            b'"outcomes":{"failed":1}',
+            r":3: the last line counts {'failed': 1}, but there are",
+        ),
+        (b'"metrics":', b'"metrix":', r":2: .*unknown field `metrix`"),
+        (b'"checkpoint":', b'"checkpoint_":', r":1: .*(unknown|missing).*field `checkpoint_?`"),
+    ],
+)
+def test_nothing_is_dropped_in_silence(tmp_path, old, new, words):
+    """A last line that tells of other outcomes, or a name that nobody knows, makes a file unreadable, line and all."""
+    path = written(tmp_path, a_record())
+    text = path.read_bytes()
+    assert old in text
+    path.write_bytes(text.replace(old, new))
+    with pytest.raises(RecordsError, match=words):
+        read(path)
 
 
 def test_nan_survives(tmp_path):

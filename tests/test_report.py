@@ -6,6 +6,7 @@ import math
 import sys
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,8 @@ def test_a_broken_line(tmp_path):
         (MadeRun((a_record(),), end={"records": 2}), ":3: the last line counts 2 records, but there are 1"),
         (MadeRun((a_record(),), end={"outcomes": {"failed": 1}}), ":3: the last line counts {'failed': 1}"),
         (MadeRun((a_record(),), mangle=lambda text: text + text.splitlines(keepends=True)[1]), ":3: a line of type"),
+        (MadeRun((a_record(), a_record()), end={"records": 2}), "from_zero_state stands there 2 times"),
+        (MadeRun((a_record(),), mangle=lambda text: text.replace(b'"metrics"', b'"metrix"')), "unknown field `metrix`"),
         (MadeRun((a_record(),), mangle=lambda text: b"\xff" + text), ":1: should be the line of type 'run'"),
         (MadeRun((a_record(),), mangle=lambda text: text[20:]), ":1: should be the line of type 'run'"),
         (MadeRun((a_record(),), mangle=lambda _: b""), ":1: should be the line of type 'run'"),
@@ -137,7 +140,8 @@ def test_runs_are_found_once(tmp_path):
 )
 def test_verdict(tmp_path, records, complete, headline, state):
     """In a few words, and never better than the worst that is there."""
-    verdict = verdict_of(loaded(tmp_path, MadeRun(tuple(records), complete=complete)))
+    checks = [msgspec.structs.replace(record, check=f"check {i}") for i, record in enumerate(records)]
+    verdict = verdict_of(loaded(tmp_path, MadeRun(tuple(checks), complete=complete)))
     assert (verdict.headline, verdict.state) == (headline, state)
 
 
