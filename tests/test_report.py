@@ -3,10 +3,13 @@
 import csv
 import io
 import math
+import re
 import sys
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from harness.cli import main
 from reports.case_id import CaseParts, case_parts
 from reports.case_table import case_rows, reproduce
-from reports.csv_file import COLUMNS, write_csv
+from reports.csv_file import COLUMNS, figures, write_csv
 from reports.junit import write_junit
 from reports.lenient import load
 from reports.markdown import write_markdown
@@ -24,6 +27,7 @@ from reports.verdict import State, verdict_of
 from tests.gate_runs import DECODE, PREFILL, MadeRun, a_record, a_run
 from tests.report_runs import release_run
 
+ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><img src=x onerror=alert(1)>|`@all`\n\r\"',;\x00\x1b\ufffe &amp; \u2028"
 
 
@@ -54,6 +58,12 @@ def command(monkeypatch, *arguments):
     with pytest.raises(SystemExit) as end:
         main()
     return end.value.code
+
+
+def by_pandas(loaded_runs, folder):
+    """The CSV as pandas reads it without options."""
+    write_csv(loaded_runs, folder / "r.csv")
+    return pd.read_csv(folder / "r.csv")
 
 
 # ---- reading
@@ -154,6 +164,56 @@ def test_interrupted_everywhere(tmp_path, monkeypatch, capsys):
     for name in ("records.csv", "index.html", "junit.xml", "report.md"):
         assert "interrupted" in (tmp_path / "run" / name).read_text().lower(), name
     assert "line 3 is cut" in (tmp_path / "run" / "index.html").read_text()
+
+
+# ---- pandas
+
+
+def test_pandas_reads_a_release(tmp_path):
+    """Without options: every row and column, numbers as numbers, to the last digit but one."""
+    found = loaded(tmp_path, release_run(board=True), release_run(id="r1", seed=1))
+    table, rows = by_pandas(found, tmp_path), rows_of(found, tmp_path)
+    values = [value for run in found.runs for record in run.file.records for *_, value in figures(record)]
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == len(values) > 1000
+    assert table.value.dtype == table.chunk.dtype == float
+    assert table.value.tolist() == pytest.approx(values, rel=1e-15, nan_ok=True)
+    for name in set(COLUMNS) - {"value", "chunk", "target"}:
+        assert table[name].fillna("").tolist() == [row[name] for row in rows], name
+
+
+def test_pandas_reads_hostile_text(tmp_path):
+    """Text that looks like the end of a cell, a line or a file stays one cell, and no row is lost."""
+    text = HOSTILE.replace("\0", "")
+    record = a_record(text, text, metrics={text: None}, outcome=Outcome.FAILED, message=text)
+    table = by_pandas(loaded(tmp_path, MadeRun((record, a_record()), {"id": text})), tmp_path)
+    rows = rows_of(load([tmp_path]), tmp_path)
+    assert len(table) == len(rows)
+    for name in ("run", "case", "check", "metric", "message"):
+        assert table[name].fillna("").tolist() == [row[name] for row in rows], name
+    assert set(table.run) == {text}
+    assert text in set(table.metric)
+
+
+def test_pandas_with_a_nul(tmp_path):
+    """Which no text has that pytest or a compiler writes: no row is lost and no other cell is changed."""
+    found = loaded(tmp_path, MadeRun((a_record(message=HOSTILE), a_record(PREFILL))))
+    table, rows = by_pandas(found, tmp_path), rows_of(found, tmp_path)
+    assert len(table) == len(rows)
+    assert table.metric.tolist() == [row["metric"] for row in rows]
+
+
+def test_the_pivot_of_the_documentation(tmp_path):
+    """What docs/reports.md shows works on a release with options of the compiler, as it stands there."""
+    (code,) = re.findall(r"```python\n(table = pandas.*?)```", (ROOT / "docs" / "reports.md").read_text(), re.DOTALL)
+    by_pandas(loaded(tmp_path, release_run()), tmp_path)
+    code = code.replace("records.csv", str(tmp_path / "r.csv"))
+    *before, last = code.strip().splitlines()
+    names = {"pandas": pd}
+    exec("\n".join(before), names)  # noqa: S102 - ours
+    pivot = eval(last, names)  # noqa: S307 - same
+    assert pivot.shape == (8, 7)  # four precisions, with and without an option; seven graphs
+    assert pivot.notna().all(axis=None)
 
 
 # ---- the parts of a case, metrics
