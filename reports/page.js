@@ -259,7 +259,12 @@ function cellsOf(values) {
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
   return values.map(value => high > low ? Math.min(Math.floor((value - low) / (high - low) * CELLS), CELLS - 1) : 0);
 }
-const positive = value => typeof value === "number" && value > 0;
+const positive = value => typeof value === "number" && value > 0, has = value => value !== null && value !== undefined;
+// Those whose values all have a place on a logarithmic scale, and how many have one that is zero, or not finite.
+function drawable(all, values) {
+  const left = all.filter(one => !values(one).every(positive)), zero = left.filter(one => !values(one).includes(NOT_FINITE)).length;
+  return [all.filter(one => values(one).every(positive)), { zero, notFinite: left.length - zero }];
+}
 function tooltip(...fields) {
   return [["case", "case"], ["run", "run"], ...fields].filter(([field]) => field !== "run" || D.runs.length > 1).map(([field, title]) => ({ field, title, ...(field === "case" || field === "run" || field === "check" ? {} : { format: ".4g" }) }));
 }
@@ -269,7 +274,9 @@ for (const option of [...byId("distance").options]) if (told.length && !told.inc
 function against(speed, kind) {
   const distance = byId("distance").value, title = byId("distance").selectedOptions[0]?.textContent ?? "distance";
   const figure = D.figures.find(f => f.name === distance), share = figure?.unit === "share";
-  const points = visible.filter(one => positive(one.figures[speed]) && positive(one.figures[distance])).map(one => ({
+  const [both, left] = drawable(visible.filter(one => has(one.figures[speed]) && has(one.figures[distance])),
+    one => [one.figures[speed], one.figures[distance]]);
+  const points = both.map(one => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, graph: one.graph, x: one.figures[speed], y: one.figures[distance] }));
   const axis = title => ({ type: "quantitative", scale: { type: "log", nice: true }, title, axis: { format: "~g" } });
   const y = share ? { type: "quantitative", scale: { zero: false }, title } :
@@ -280,7 +287,7 @@ function against(speed, kind) {
   return [{ height: 300, mark: { type: "point", filled: true, size: 80, opacity: .8, cursor: "pointer" }, encoding: {
     x: { field: "x", ...axis(`ms a token, ${kind}`) }, y: { field: "y", ...y }, color: colour,
     shape: { field: "graph", type: "nominal", legend: null, scale: { domain: GRAPHS, range: ["circle", "triangle-up", "square"] } },
-    tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, set];
+    tooltip: tooltip(["x", `ms a token, ${kind}`], ["y", title]) } }, set, left];
 }
 // The page answers between any two steps, and goes no further where the filter has changed since.
 async function drawPlots() {
@@ -290,9 +297,9 @@ async function drawPlots() {
       "The distance is from the same checkpoint in float64: it tells what compiling costs, not which checkpoint knows more. ") + "A point opens its case.";
   const asked = waiting, answered = () => new Promise(done => setTimeout(() => done(asked === waiting)));
   const [predicted, measured] = [against("predicted_token_ms", "predicted"), against("measured_token_ms", "measured")];
-  const parity = visible.flatMap(one => one.records.flatMap(record => ["worst", "mean"].map(which => ({
+  const [parity, left] = drawable(visible.flatMap(one => one.records.flatMap(record => ["worst", "mean"].map(which => ({
     at: one.index, case: one.id, run: D.runs[one.run].id, precision: one.quantization, check: record.check, which, x: metric(record, `kl_${which}_nats`) }))))
-    .filter(point => positive(point.x));
+    .filter(point => has(point.x)), point => [point.x]);
   if (!await answered()) return;
   const sets = [predicted[1], measured[1], { points: parity, look: point => `${point.precision} ${point.which} ${point.check}`,
     x: point => Math.log(point.x), y: () => 0, worse: (a, b) => a.x > b.x }];
@@ -302,8 +309,11 @@ async function drawPlots() {
     if (!await answered()) return;
   }
   const [all, drawn] = [sets.map(set => set.points), shown].map(lists => lists.reduce((sum, list) => sum + list.length, 0));
-  byId("plot-note").textContent = all > drawn ? `Plots draw ${whole.format(drawn)} of ${whole.format(all)} points: ` +
-    "where several of one look are close together, the worst stands for them and says for how many. A narrower filter shows each." : "";
+  const zero = predicted[2].zero + measured[2].zero + left.zero, notFinite = predicted[2].notFinite + measured[2].notFinite + left.notFinite;
+  byId("plot-note").textContent = (all > drawn ? `Plots draw ${whole.format(drawn)} of ${whole.format(all)} points: ` +
+    "where several of one look are close together, the worst stands for them and says for how many. A narrower filter shows each. " : "") +
+    (zero + notFinite ? `Plots leave out ${[[zero, "at 0, for which a logarithmic scale has no place"], [notFinite, "not finite"]]
+      .filter(([number]) => number).map(([number, what]) => `${whole.format(number)} ${number === 1 ? "point" : "points"} ${what}`).join(", and ")}.` : "");
   await plot("plot-predicted", predicted[0], shown[0], "No case has both a predicted time and a distance.");
   if (!await answered()) return;
   await plot("plot-measured", measured[0], shown[1], "Nothing here was measured on a board. The simulator's own time is no measure of the chip.");

@@ -421,3 +421,19 @@ def test_few_points_are_not_merged(browser, tmp_path):
         shown.plots()
         assert {point[-1] for point in shown.page.evaluate(POINTS, "plot-parity")} == {1}
         assert shown.page.inner_text("#plot-note") == ""
+
+
+def test_points_that_have_no_place(browser, tmp_path):
+    """A distance of 0 and one that is not finite are left out of the plots, and the note says how many."""
+    records = (
+        a_record(),
+        a_record(PREFILL, metrics={"kl_mean_nats": 0.0, "kl_worst_nats": float("nan")}),
+        a_record("prefill_32-F16-chunk", metrics={"kl_mean_nats": "absent"}),
+    )
+    with Shown(browser, write_page(tmp_path, MadeRun(records))) as shown:
+        shown.plots()
+        # The mean of 0 in both plots, the worst that is not finite in one; what was not told is not left out.
+        words = "Plots leave out 2 points at 0, for which a logarithmic scale has no place, and 1 point not finite."
+        assert shown.page.inner_text("#plot-note") == words
+        shown.page.fill("#find", "decode")
+        shown.page.wait_for_function("document.getElementById('plot-note').textContent === ''")
