@@ -120,3 +120,55 @@ def test_a_damaged_file(tmp_path):
     report = gate(read_side(tmp_path / "base"), read_side(tmp_path / "new"), RULES)
     assert report.exit_code == 3
     assert any(str(path) in one.note for one in report.findings if one.kind is Kind.NOT_COMPARABLE)
+
+
+def of_suite(**changes):
+    """A run whose record sums up 32 documents, a little off the reference; a metric that is to be absent is None."""
+    metrics = {
+        "lambada_documents": 32,
+        "lambada_log_likelihood": -3.0,
+        "lambada_perplexity": 20.0,
+        "lambada_accuracy": 0.5,
+        "lambada_perplexity_ratio": 1.25,
+        "lambada_perplexity_ratio_se": 0.0125,
+    }
+    told = {name: "absent" if value is None else value for name, value in (metrics | changes).items()}
+    return MadeRun((a_record(suite="lambada", check="paired", metrics=told),))
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "code", "says"),
+    [
+        ({}, {}, 0, ""),
+        ({}, {"lambada_accuracy": 15 / 32}, 0, "no documents to pair"),
+        ({}, {"lambada_perplexity": 20.1}, 0, ""),
+        # 0.01 on either side: two of them together are at most 0.02.
+        ({}, {"lambada_log_likelihood": -3.04}, 0, ""),
+        ({}, {"lambada_log_likelihood": -3.06}, 1, "standard error at most 0.02, N 32"),
+        ({"lambada_log_likelihood": -3.06}, {}, 0, "standard error at most 0.02, N 32"),
+        ({}, {"lambada_log_likelihood": -3.06, "lambada_perplexity_ratio_se": 0.05}, 0, ""),
+        (*[{"lambada_perplexity_ratio_se": 0.0}] * 2, 0, ""),
+        (
+            {"lambada_perplexity_ratio_se": 0.0},
+            {"lambada_perplexity_ratio_se": 0.0, "lambada_log_likelihood": -3.0005},
+            0,
+            "worse, but within the limit",
+        ),
+        (
+            {"lambada_perplexity_ratio_se": 0.0},
+            {"lambada_perplexity_ratio_se": 0.0, "lambada_log_likelihood": -3.002},
+            1,
+            "standard error at most 0",
+        ),
+        ({}, {"lambada_log_likelihood": float("nan")}, 1, ""),
+        (*[{"lambada_perplexity_ratio_se": None}] * 2, 3, "no standard error"),
+        ({}, {"lambada_documents": 500}, 3, "not asked the same"),
+    ],
+)
+def test_records_of_a_suite(tmp_path, base, new, code, says):
+    """They have no documents: the log-likelihood is judged by its standard errors, and a flipped document is shown."""
+    for name, changes in (("base", base), ("new", new)):
+        of_suite(**changes).write(tmp_path / name)
+    report = gate(read_side(tmp_path / "base"), read_side(tmp_path / "new"), RULES)
+    assert report.exit_code == code, report.findings
+    assert any(says in finding.note for finding in report.findings) or not says, report.findings

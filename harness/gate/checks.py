@@ -7,12 +7,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.gate import words
-from harness.gate.chance import Launches
+from harness.gate.chance import ChanceTest, Launches
 from harness.gate.details import COMPILED, PREDICTED
 from harness.gate.exact import is_better, is_worse, worst
 from harness.gate.finding import Finding, Key, Kind
+from harness.gate.from_reference import document_test
 from harness.gate.noisy import can_tell
 from harness.gate.outcomes import OUTCOME, is_measured, judge_outcomes, stale_expectation
+from harness.gate.paired import LOG_LIKELIHOOD
 from harness.gate.rules import Better, How
 from harness.gate.sides import worst_outcome
 from reports.schema import Outcome
@@ -37,6 +39,7 @@ class Comparison:
         same_known: whether one list of expected failures judged both.
         findings: so far; tests are not judged yet.
         launches: noisy metrics, for tests in which chance has a part.
+        documents: log-likelihoods of documents that a record sums up, for the same.
         checks: how many were measured on both sides.
         values: how many values of metrics were compared under a verdict.
     """
@@ -46,6 +49,7 @@ class Comparison:
     same_known: bool = True
     findings: list[Finding] = field(default_factory=list)
     launches: list[Launches] = field(default_factory=list)
+    documents: list[ChanceTest] = field(default_factory=list)
     checks: int = 0
     values: int = 0
     _unknown: set[str] = field(default_factory=set)
@@ -142,6 +146,9 @@ class Comparison:
         if rule.compare is How.NOISY:
             self._launches(key, name, rule, base, new)
             return
+        if rule.compare is How.PAIRED:
+            self._sums(key, name, rule, (worst(base, rule.better), worst(new, rule.better)), beside)
+            return
         self.values += 1
         if base == new and rule.compare is How.EXACT:
             return  # nearly always: everything behind this line is for what changed
@@ -173,6 +180,23 @@ class Comparison:
         elif not 1 / (rule.ratio or 1) <= median(new) / median(base) <= (rule.ratio or 1):
             note = f"noisy, and measured {len(base)} and {len(new)} times: no verdict"
             self._change(Kind.SHOWN, key, name, median(base), median(new), note=note)
+
+    def _sums(
+        self, key: Key, name: str, rule: Rule, values: tuple[float, float], beside: tuple[_Values, _Values]
+    ) -> None:
+        """A metric of documents in a record, which has no documents to pair: only their sums and a standard error."""
+        if name != LOG_LIKELIHOOD:
+            note = "the record holds no documents to pair: no verdict, the log-likelihood has it"
+            if values[0] != values[1]:
+                self._change(Kind.SHOWN, key, name, *values, note=note)
+            return
+        test = document_test(key, rule, values, beside)
+        if test is not None:
+            self.values += 1
+            self.documents.append(test)
+        else:
+            note = "the record has no standard error: score more than one document"
+            self._change(Kind.NOT_COMPARABLE, key, name, *values, note=note)
 
     def _estimates(
         self, key: Key, name: str, base: Sequence[float], new: Sequence[float], beside: tuple[_Values, _Values]

@@ -67,6 +67,7 @@ def gate(base: Side, new: Side, rules: Rules, allow: Collection[str] = ()) -> Re
         comparison.checks_of(base, new)
         pairs, odd = compare_lambada(base.lambada, new.lambada, rules, allow=allow, compared=found.compared)
         findings += odd
+        pairs += comparison.documents
         tests = len(comparison.launches) + len(pairs)
         findings += judge(comparison.launches, pairs, rules.family_alarm_rate)
         comparison.stale_rules(base, new)
