@@ -437,3 +437,21 @@ def test_points_that_have_no_place(browser, tmp_path):
         assert shown.page.inner_text("#plot-note") == words
         shown.page.fill("#find", "decode")
         shown.page.wait_for_function("document.getElementById('plot-note').textContent === ''")
+
+
+def test_expected_failures_are_told_in_full(browser, tmp_path):
+    """How many the list leaves out, and ages that count from the run of the case, not from the first of the page."""
+
+    def failing(cases, started):
+        expected = Expected(reason="known", since="2026-01-01")
+        records = [
+            a_record(f"prefill_{n}-F16-chunk", outcome=Outcome.EXPECTED_FAILURE, expected=expected) for n in cases
+        ]
+        return MadeRun(tuple(records), {"id": started, "started": f"{started}T00:00:00+0000"})
+
+    runs = failing([2], "2026-01-11"), failing(range(2, 504), "2026-02-10")
+    with Shown(browser, write_page(tmp_path, *runs)) as shown:
+        rows = [row.split("\t") for row in shown.page.inner_text("#expected").splitlines() if row.strip()]
+        assert len(rows) == 501
+        assert [row[4] for row in rows[:2]] == ["10 days", "40 days"]
+        assert "3 more are not listed here" in rows[-1][0]
