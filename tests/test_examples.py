@@ -91,3 +91,33 @@ def test_options_exist(name):
     own = (ROOT / "harness" / "commands" / "nightly.py").read_text() + (ROOT / "harness" / "plugin.py").read_text()
     for option in {option for call in calls for option in re.findall(r"--([a-z-]+)", call)}:
         assert f'"--{option}"' in own or re.search(rf"\b{option.replace('-', '_')}: Annotated", own), option
+
+
+def test_no_code_of_the_gate_is_swallowed(tmp_path):
+    """Whatever a night ends with, the scripts of the workflow and the service end with it too."""
+    workflow = (NIGHTLY / "nightly.yml").read_text()
+    scripts = re.findall(r"run: \|\n((?: {10}.*\n)+)", workflow)
+    scripts = [script for script in scripts if "rwkv-tpu nightly" in script]
+    assert len(scripts) == 2
+    assert all("--first-night-passes" in script for script in scripts)
+    program = tmp_path / ".venv" / "bin" / "rwkv-tpu"
+    program.parent.mkdir(parents=True)
+    for code in range(5):
+        program.write_text(
+            f"#!/bin/sh\nmkdir -p nightly/nights/n; echo told > nightly/nights/n/gate.txt; exit {code}\n"
+        )
+        program.chmod(0o755)
+        for script in scripts:
+            told = {
+                **os.environ,
+                "GRID": "smoke",
+                "NIGHTS": "nightly",
+                "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+            }
+            done = subprocess.run(
+                [shutil.which("bash"), "-e", "-c", script], cwd=tmp_path, env=told, check=False, timeout=60
+            )
+            assert done.returncode == code, script
+    service = (NIGHTLY / UNITS[0]).read_text()
+    assert "SuccessExitStatus" not in service
+    assert "--first-night-passes" in service

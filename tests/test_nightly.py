@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -20,7 +21,7 @@ from harness.commands import nightly
 from harness.gate.rules import load_rules
 from harness.nightly import night as night_module
 from harness.nightly.night import HISTORY, PAGE, VERDICT, Plan, spend
-from harness.nightly.nights import LOCK, NIGHTS, Night, State, baseline_of, keep, nights_of
+from harness.nightly.nights import LOCK, NIGHTS, Night, State, baseline_of, begin, keep, nights_of
 from harness.nightly.retention import superfluous
 from harness.nightly.suites import run_suites, suites_command
 from reports.history import History
@@ -362,6 +363,64 @@ def test_an_interrupted_night_goes_on(tmp_path, question):
     assert (tmp_path / "resumed").read_text() == f"--resume {left.folder / 'r2'}"
     assert "launch 1 of 2: was done, pytest ended with 0" in said
     assert "launch 2 of 2: gone on with, pytest ended with 0" in said
+
+
+# Suites that do not go on with a run, as on another machine, and otherwise write one.
+REFUSING = """
+import shutil, sys
+runs, made, *resume = sys.argv[1:]
+if resume:
+    sys.exit(4)
+shutil.copytree(made, runs + "/r2")
+"""
+
+
+@pytest.mark.parametrize(
+    "mangle", [bytes, lambda text: text.replace(b'"record"', b'"recorb"')], ids=["refused", "broken"]
+)
+def test_a_night_that_cannot_go_on(tmp_path, mangle):
+    """Where the suites refuse its run, or nobody can read it, another night begins: nothing stays stuck."""
+    folder = tmp_path / "n"
+    left = begin(folder, "the same")
+    replace(a_run(1), complete=False, mangle=mangle).write(left.folder / "r1")
+    a_run(2).write(tmp_path / "made")
+    ours = [sys.executable, "-c", REFUSING]
+    asked = replace(plan(folder, a_run(2)), command=lambda runs: [*ours, str(runs), str(tmp_path / "made")])
+    assert spend(asked) == 3  # a first night
+    nights = nights_of(folder)
+    assert [night.state.finished is None for night in nights] == [True, False]
+    assert [run.name for run in nights[-1].runs] == ["r2"]
+    assert nights[-1].state.good
+
+
+def test_another_toolchain_is_another_question(tmp_path, monkeypatch):
+    """By its release, and by what is installed under that name."""
+    asked = []
+    monkeypatch.setattr(nightly, "spend", lambda plan: asked.append(plan.question) or 0)
+    monkeypatch.setattr(nightly, "look_up", lambda *_: None)
+    for arguments in ([], ["--", "--toolchain", "1.28.1"], ["--launches", "2"], ["--grid", "smoke"], ["--keep", "3"]):
+        assert nightly_command(monkeypatch, tmp_path / "n", *arguments) == 0
+    monkeypatch.setattr(nightly, "look_up", lambda *_: SimpleNamespace(identity="another"))
+    assert nightly_command(monkeypatch, tmp_path / "n") == 0
+    assert asked[0] == asked[4]
+    assert len(set(asked)) == 5
+    assert nightly_command(monkeypatch, tmp_path / "n", "--grid", "nowhere") == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "made", "code"),
+    [
+        (MadeRun((a_record(),), {"id": "r0"}, complete=False), a_run(1), 0),
+        (MadeRun((a_record(), a_record(PREFILL)), {"id": "r0"}), a_run(1), 3),
+        (a_run(1), MadeRun((a_record(),), {"id": "r2"}, complete=False), 3),
+        (a_run(1), a_run(2, metrics={"kl_mean_nats": 1.0}), 1),
+    ],
+    ids=["none good yet", "vanished", "interrupted", "worse"],
+)
+def test_only_a_first_night_can_pass(tmp_path, before, made, code):
+    """A vanished case or an interrupted run is no pass, whatever was asked for."""
+    spend(plan(tmp_path / "n", before))
+    assert spend(plan(tmp_path / "n", made, first_passes=True)) == code
 
 
 def test_a_first_night_can_pass(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sqlite3
 import traceback
@@ -12,6 +13,9 @@ from typing import Annotated
 
 import typer
 
+from compile.release import DEFAULT_RELEASE
+from compile.toolchain import ToolchainError, look_up
+from harness.cases import GridError, load_grid
 from harness.commands.gate import GateCommand
 from harness.gate.finding import Kind
 from harness.gate.rules import RulesError, load_rules
@@ -20,6 +24,7 @@ from harness.nightly.night import BusyError, Plan, spend
 from harness.nightly.night import accept as accept_night
 from harness.nightly.nights import NightError
 from harness.nightly.suites import suites_command
+from harness.paths import cache_folder
 from reports.history import HistoryError
 
 ERRORS = "error.log"
@@ -65,7 +70,8 @@ def nightly(
     FOLDER/error.log.
 
     However a night is stopped, the same command goes on with it: finished checks and launches are not made again. Where
-    anything was changed, the options or the harness's commit, another night begins, and the interrupted one stays.
+    anything was changed, the options, the toolchain or the harness's commit, another night begins, and the interrupted
+    one stays.
 
     Nights are removed only where --keep or --keep-days says so; never the baseline, the latest, or one that still runs.
     Their figures stay in FOLDER/history.sqlite, and on the page.
@@ -86,7 +92,7 @@ def nightly(
             folder=folder,
             command=partial(suites_command, arguments=["--grid", grid, *(arguments or [])]),
             launches=launches,
-            question=json.dumps({"grid": grid, "arguments": arguments, "launches": launches, "harness": git_state()}),
+            question=_question(grid, arguments or [], launches),
             rules=load_rules(rules),
             allow=allow or [],
             keep=keep,
@@ -95,7 +101,7 @@ def nightly(
             say=typer.echo,
         )
         code = spend(plan)
-    except RulesError as error:
+    except (RulesError, GridError, ToolchainError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(Kind.NOT_COMPARABLE.exit_code) from error
     except (BusyError, NightError, HistoryError, OSError, sqlite3.Error) as error:
@@ -108,6 +114,23 @@ def nightly(
         typer.echo(f"error: {type(error).__name__}: {error}\n{_keep_traceback(folder, error)}", err=True)
         raise typer.Exit(Kind.INFRA.exit_code) from error
     raise typer.Exit(code)
+
+
+def _question(grid: str, arguments: list[str], launches: int) -> str:
+    """All that decides what a night's suites do, the code included: what differs in any of it is another night.
+
+    Raises:
+        GridError: there is no such grid.
+        ToolchainError: a release's name that is none.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--toolchain", nargs="?")  # whether it has a value, the suites say
+    release = parser.parse_known_args(arguments)[0].toolchain or DEFAULT_RELEASE
+    toolchain = look_up(release, cache_folder())
+    told = {"grid": grid, "grid_sha256": load_grid(grid).sha256, "arguments": arguments, "launches": launches}
+    return json.dumps(
+        told | {"toolchain": toolchain.identity if toolchain else f"{release}, not installed", "harness": git_state()}
+    )
 
 
 def _keep_traceback(folder: Path, error: Exception) -> str:

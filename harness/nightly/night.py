@@ -31,6 +31,7 @@ HISTORY = "history.sqlite"
 PAGE = "index.html"
 VERDICT = "gate.txt"
 _LOCK = ".nightly.lock"
+_USAGE = 4  # pytest's exit status where an option cannot be met
 
 
 class BusyError(RuntimeError):
@@ -85,7 +86,8 @@ def spend(plan: Plan) -> int:
             goes_on = "goes on, " if left else ""
             plan.say(f"night {night.name}, {goes_on}baseline {baseline.name if baseline else 'none yet'}")
             try:
-                night = _judge(night, _launch(night, plan), baseline, plan)
+                night, statuses = _launch(night, plan)
+                night = _judge(night, statuses, baseline, plan)
                 doomed = superfluous(
                     nights_of(plan.folder), now=datetime.now(UTC), count=plan.keep, days=plan.keep_days
                 )
@@ -94,32 +96,43 @@ def spend(plan: Plan) -> int:
                 remove(doomed)
                 plan.say(f"removed: {', '.join(one.name for one in doomed) or 'nothing'}")
             finally:
-                _index(history, [night], plan.say)
+                _index(history, nights_of(plan.folder)[-1:], plan.say)
                 _write_page(history, plan.folder)
             plan.say(f"page: {plan.folder / PAGE}")
     return Kind.NOT_COMPARABLE.exit_code if night.state.code is None else night.state.code
 
 
-def _launch(night: Night, plan: Plan) -> list[int]:
+def _launch(night: Night, plan: Plan) -> tuple[Night, list[int]]:
     """Run the suites as often as asked, from where the night was left; return what pytest ended with, for each launch.
 
-    Raises:
-        RecordsError: a run of before cannot be read.
+    Where a run of before cannot be read, or the suites refuse to go on with it, as on another machine, that is a night
+    which nobody can go on with: another one begins, and is returned.
     """
     statuses = []
     left = night.runs
     for number in range(1, plan.launches + 1):
         before = left[number - 1] if number <= len(left) else None
-        ended = read(before / RECORDS).end if before else None
+        try:
+            ended = read(before / RECORDS).end if before else None
+        except RecordsError as error:
+            return _launch_another(night, str(error), plan)
         if ended:
             statuses.append(ended.exit_status)
             told = "was done, pytest ended with"
         else:
             resume = ["--resume", str(before)] if before else []
             statuses.append(run_suites(night.folder, [*plan.command(night.folder), *resume]))
+            if before and statuses[-1] == _USAGE:
+                return _launch_another(night, f"the suites do not go on with {before.name}, see above", plan)
             told = "gone on with, pytest ended with" if before else "pytest ended with"
         plan.say(f"launch {number} of {plan.launches}: {told} {statuses[-1]}")
-    return statuses
+    return night, statuses
+
+
+def _launch_another(night: Night, why: str, plan: Plan) -> tuple[Night, list[int]]:
+    new = begin(plan.folder, plan.question)
+    plan.say(f"{why}: night {night.name} stays as interrupted, and {new.name} begins")
+    return _launch(new, plan)
 
 
 def accept(folder: Path, name: str) -> Night:
