@@ -89,7 +89,7 @@ def main() -> int:
         f"`make soak-smoke` of commit {commit.stdout.strip()[:12]}, begun {now()}, on {os.cpu_count()} cores, "
         f"{platform.platform()}. BM1684X simulator. A run must pass, and its records must equal those of the first but "
         f"for times; `over` marks one that took longer than {COLD_LIMIT_S} s from an empty cache of bmodels or "
-        f"{WARM_LIMIT_S} s from a warm one.\n"
+        f"{WARM_LIMIT_S} s from a warm one. Other work on the machine slows the simulator several times.\n"
     )
     lines = [
         "# The grid smoke, again and again\n",
