@@ -98,7 +98,7 @@ def test_a_failure_is_a_row(compiled, monkeypatch):
 def test_which_road(compiled):
     """A whole graph where its compile fits into the memory, parts where it does not."""
     assert fits_whole("0.1B", 12 << 30)
-    assert not fits_whole("0.1B", 6 << 30)
+    assert not fits_whole("0.1B", 4 << 30)
     assert not fits_whole("2.9B", 24 << 30)
     assert fits_whole("tiny", 1 << 30)
     assert run(None).road == "whole"
