@@ -145,10 +145,7 @@ def _share_constants(graph: onnx.GraphProto) -> None:
             names[node.output[0]] = shared[contents]
         else:
             kept.append(node)
-    for node in kept:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    del graph.node[:]
-    graph.node.extend(kept)
+    _keep(graph, kept, names)
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:
@@ -166,10 +163,15 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
             names[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    for node in kept:
+    _keep(graph, kept, names)
+
+
+def _keep(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], names: dict[str, str]) -> None:
+    """Leave these nodes alone in *graph*; what others made they take by another of *names*."""
+    for node in nodes:
         node.input[:] = [names.get(name, name) for name in node.input]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
 
 
 def is_folded(path: Path) -> bool:
