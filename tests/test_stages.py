@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import onnx
 import psutil
 import pytest
+from onnx import helper
 
 from compile.compiler import CompileError, Stage, compile_graph
 from compile.disk import DiskFullError, needed_bytes
@@ -292,7 +294,8 @@ def test_an_onnx_that_the_compiler_rejects(real_job, tmp_path, monkeypatch):
     """It fails in transform, in the compiler's words."""
 
     def export_other(_, path: Path):
-        path.write_bytes(b"no ONNX")
+        graph = helper.make_graph([helper.make_node("Nonsense", ["x"], ["y"])], "other", [], [])
+        onnx.save(helper.make_model(graph), path)
         return []
 
     monkeypatch.setattr("compile.compiler.export", export_other)

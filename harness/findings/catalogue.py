@@ -344,6 +344,17 @@ def dynamic_quantization_accepted() -> Reproducer:
     )
 
 
+def dot_of_reshapes() -> Reproducer:
+    """Rows times columns, both a reshape to rank 4."""
+    x, y = numbers(2, 2, 64), numbers(2, 2, 64, seed=1)
+    return _made(
+        "dot_of_reshapes",
+        {"x": x, "y": y},
+        lambda g: g("MatMul", g.reshape("x", 2, 2, 1, 64), g.reshape("y", 2, 2, 64, 1)),
+        x[:, :, None].astype(np.float64) @ y[..., None],
+    )
+
+
 def relu_hides_nan() -> Reproducer:
     """``relu(2 x)`` where one number of x is NaN."""
     x = numbers(1, 64)
@@ -386,5 +397,6 @@ def all_reproducers() -> dict[str, Reproducer]:
         loop_of_additions(),
         dynamic_quantization_accepted(),
         relu_hides_nan(),
+        dot_of_reshapes(),
     )
     return {one.name: one for one in made}
