@@ -88,6 +88,7 @@ class SuiteRun:
         self._oracles: dict[str, Oracles] = {}
         self._compiled: dict[str, Bmodel | CompileError] = {}
         self._engine: tuple[tuple[str, ...], Engine] | None = None
+        self._left: Engine | None = None  # its device is given back, its worker may not have ended yet
         self._remarks: set[str] = set()  # said already
         self.folder: Path | None = None
         self.load_s = float("nan")
@@ -191,13 +192,20 @@ class SuiteRun:
         """Give everything back: engine, place, lock; twice does nothing."""
         try:
             self.close()
+            self._wait_for_left()
             self.place.close()
         finally:
             if self.guard is not None:
                 self.guard.release()
 
     def close(self) -> None:
-        """Close the open engine, if any."""
+        """Close the open engine, if any; its worker may end while the next works."""
         if self._engine is not None:
-            engine, self._engine = self._engine[1], None
+            self._wait_for_left()
+            self._left, self._engine = self._engine[1], None
+            self._left.leave()
+
+    def _wait_for_left(self) -> None:
+        if self._left is not None:
+            engine, self._left = self._left, None
             engine.close()

@@ -180,6 +180,14 @@ class Engine:
         """How much memory is in use on the device and in the worker."""
         return Memory(**self.request("asking for the memory in use", do="memory").fields)
 
+    def leave(self) -> None:
+        """Free the device's memory, and let the worker end by itself; :meth:`close` waits for that.
+
+        Raises:
+            RuntimeFault: of any class, as :meth:`request` does.
+        """
+        self._worker.leave()
+
     def close(self) -> None:
         """Free the device's memory and end the worker; closing twice does nothing.
 

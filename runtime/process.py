@@ -87,6 +87,7 @@ class WorkerProcess:
             os.close(memory)
         self._log_read = 0
         self._alive = True
+        self._left = False
         self._greeted = False
         self._sees_window = False
         self._last_sign = time.monotonic()
@@ -102,7 +103,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether it still takes requests."""
-        return self._alive
+        return self._alive and not self._left
 
     @property
     def pid(self) -> int:
@@ -126,7 +127,7 @@ class WorkerProcess:
         return self._ask(doing, fields, payloads)
 
     def _ask(self, doing: str, fields: dict[str, Any], payloads: Sequence[bytes]) -> Message:
-        if not self._alive:
+        if not self.alive:
             raise faults.WorkerDied(f"{doing}: the worker has ended before; a new one is needed")
         self._last_sign = time.monotonic()
         deadline = self._last_sign + self._timeout_s
@@ -151,6 +152,22 @@ class WorkerProcess:
             raise kind(self._with_last_words(f"{doing}: {reply.fields['message']}"), **reply.fields["details"])
         return reply
 
+    def leave(self) -> None:
+        """Have the worker give its device back, and let it end by itself; :meth:`close` waits for that.
+
+        The simulator's library takes a second for its end, in which it looks for leaks.
+
+        Raises:
+            RuntimeFault: of any class, as :meth:`request` does.
+        """
+        if not self.alive:
+            return
+        self.request("closing the device", do="close")
+        self._left = True
+        if self._pausing:
+            self._process.send_signal(signal.SIGCONT)
+        self._requests.close()
+
     def close(self) -> None:
         """Let the worker give its device back and end; closing twice does nothing.
 
@@ -161,10 +178,7 @@ class WorkerProcess:
         if not self._alive:
             return
         try:
-            self.request("closing the device", do="close")
-            if self._pausing:
-                self._process.send_signal(signal.SIGCONT)
-            self._requests.close()
+            self.leave()
             if self._process.wait(_EXIT_WITHIN_S):
                 raise self._death("ending the worker", None)
         except subprocess.TimeoutExpired as error:

@@ -322,6 +322,20 @@ def test_a_leak_of_device_memory_is_found(rwkv_bmodels, cmodel, tmp_path):
         engine.close()
 
 
+def test_left_engine_is_waited_for(rwkv_bmodels, cmodel):
+    """It has given its device back and takes no requests; closing it waits for the worker's end."""
+    engine = Engine.open(cmodel, [rwkv_bmodels.decode])
+    engine.leave()
+    assert not engine.alive
+    with pytest.raises(WorkerDied, match="has ended before"):
+        engine.memory()
+    pid = engine._worker.pid
+    engine.leave()
+    engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_lack_of_memory_is_told(rwkv_bmodels):
     """A bmodel that does not fit is not a crash of unknown reason."""
     small = Libraries.cmodel(rwkv_bmodels.libraries, memory_bytes=82 << 20)  # 81 MiB are the simulator's own
