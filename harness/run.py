@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -190,20 +191,21 @@ class SuiteRun:
 
     def end(self) -> None:
         """Give everything back: engine, place, lock; twice does nothing."""
-        try:
-            self.close()
-            self._wait_for_left()
-            self.place.close()
-        finally:
+        with ExitStack() as stack:  # whatever fails, the rest is given back
             if self.guard is not None:
-                self.guard.release()
+                stack.callback(self.guard.release)
+            stack.callback(self.place.close)
+            stack.callback(self._wait_for_left)
+            stack.callback(self.close)
 
     def close(self) -> None:
         """Close the open engine, if any; its worker may end while the next works."""
         if self._engine is not None:
-            self._wait_for_left()
-            self._left, self._engine = self._engine[1], None
-            self._left.leave()
+            try:
+                self._wait_for_left()
+            finally:
+                self._left, self._engine = self._engine[1], None
+                self._left.leave()
 
     def _wait_for_left(self) -> None:
         if self._left is not None:

@@ -162,7 +162,11 @@ class WorkerProcess:
         """
         if not self.alive:
             return
-        self.request("closing the device", do="close")
+        try:
+            self.request("closing the device", do="close")
+        except BaseException:
+            self.kill()
+            raise
         self._left = True
         if self._pausing:
             self._process.send_signal(signal.SIGCONT)
