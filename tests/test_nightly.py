@@ -30,7 +30,7 @@ from tests.gate_runs import PREFILL, MadeRun, a_record
 
 ROOT = Path(__file__).parent.parent
 
-# Suites that write half a run, wait for Ctrl-C, and tell what they heard.
+# Suites that write half a run, wait for Ctrl-C, take their time to end, and tell what they heard.
 WAITING = """
 import pathlib, shutil, sys, time
 runs, made, told = map(pathlib.Path, sys.argv[1:])
@@ -39,12 +39,15 @@ try:
     (told / "started").touch()
     time.sleep(60)
 except KeyboardInterrupt:
+    time.sleep(0.5)
     (told / "heard").touch()
     raise
 """
-# The nightly, with those.
+# The nightly, with those, and with threads: each of them is a parent that dies.
 STARTING = """
-import sys
+import sys, threading, time
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(99,), daemon=True).start()
 from pathlib import Path
 from harness.commands import nightly
 waiting, made, told, folder = sys.argv[1:]

@@ -21,19 +21,33 @@ _ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 60.0
 """How long the suites may take to end after Ctrl-C: a step of the simulator, and closing the device."""
 
-# Becomes the command. It asks the kernel for a Ctrl-C where its parent dies (1 = PR_SET_PDEATHSIG), hears Ctrl-C even
-# where a shell told it not to, and takes the night's lock along: it is free when the last of the suites is gone.
-_BECOME = """
+# Stands between us and the command, and gives it one Ctrl-C at most: pytest takes a second one for impatience, and
+# leaves its run as it is. The kernel asks for it where our process dies (1 = PR_SET_PDEATHSIG), and asks once for each
+# thread that our process still has. The command hears Ctrl-C even where a shell told us not to. The night's lock goes
+# along: it is free when the last of the suites is gone.
+_SUPERVISOR = """
 import ctypes, fcntl, os, signal, sys
 parent, lock, *command = sys.argv[1:]
+asked = []
+def ask(number, _frame):
+    if not asked:
+        asked.append(number)
+        os.kill(process, number)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+signal.signal(signal.SIGINT, ask)
 ctypes.CDLL(None).prctl(1, signal.SIGINT)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
 if os.getppid() != int(parent):
     sys.exit("the process that started the suites is gone")
 file = os.open(lock, os.O_RDWR)
 fcntl.flock(file, fcntl.LOCK_EX)
 os.set_inheritable(file, True)
-os.execv(command[0], command)
+process = os.posix_spawn(command[0], command, os.environ, setsigmask=(), setsigdef=(signal.SIGINT,))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
 
 
@@ -50,7 +64,7 @@ def run_suites(night: Path, command: Sequence[str]) -> int:
     interrupted. It is killed, with all in its process group, where it does not end within a minute.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), str(night / LOCK), *command],
+        [sys.executable, "-I", "-S", "-c", _SUPERVISOR, str(os.getpid()), str(night / LOCK), *command],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
