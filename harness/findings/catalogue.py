@@ -157,6 +157,21 @@ def group_does_not_divide() -> Reproducer:
     )
 
 
+def group_of_one_sign() -> Reproducer:
+    """A matrix of positive weights in W8F16: the zero point of an asymmetric code would have to be negative."""
+    x, w = numbers(1, 4, 128), np.abs(numbers(128, 64, seed=1)) + np.float32(0.5)
+    kept = with_codes({"w": w}, ("w",), Quantization.W8F16)["w"]
+    wide = x.astype(np.float64)
+    return _made(
+        "group_of_one_sign",
+        {"x": x},
+        lambda g: g("MatMul", "x", g.const(w)),
+        wide @ kept,
+        top_expected=wide @ w,
+        quantize="W8F16",
+    )
+
+
 def _uncoded(name: str, w: np.ndarray, build: Callable[[Graph], str]) -> Reproducer:
     """A product with w ``[in, out]`` in W4F16: what comes out should be that of its codes."""
     x = numbers(1, 4, len(w))
@@ -381,6 +396,7 @@ def all_reproducers() -> dict[str, Reproducer]:
         cumsum_rank5(),
         expand_into_both_inputs(),
         group_does_not_divide(),
+        group_of_one_sign(),
         columns_stay_f16(),
         batched_weights_stay_f16(),
         conv_weights_stay_f16(),
