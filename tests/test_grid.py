@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compile.half_state import COMPUTED_IN_F16
 from compile.options import Option, OptionError
 from compile.spec import GraphKind, GraphSpec, Quantization
 from harness.cases import GRIDS, Case, GridError, Narrowed, load_grid, one_length
+from harness.limits import load_limits
 from harness.toml_lines import line_of
 
 
@@ -19,6 +21,13 @@ def test_shipped_grids(name):
     grid = load_grid(name)
     assert any(case.graph.kind is GraphKind.DECODE for case in grid.cases)
     assert len({case.id for case in grid.cases}) == len(grid.cases)
+
+
+def test_every_precision_is_judged():
+    """One grid has them all, and each has caps; those with codes or float16 have some for float16 states, too."""
+    grid, caps = load_grid("precisions"), load_limits()[0]
+    assert {case.quantization for case in grid.cases} == set(Quantization) == set(caps)
+    assert {quantization for quantization in caps if caps[quantization].f16_state is not None} == COMPUTED_IN_F16
 
 
 def test_case_ids():
@@ -166,7 +175,7 @@ def test_one_length():
 
 def test_no_such_grid():
     """An unknown name is answered with those that there are."""
-    with pytest.raises(GridError, match=r"no grid 'nightlie'.*board, default, nightly, release, smoke"):
+    with pytest.raises(GridError, match=r"no grid 'nightlie'.*board, default, nightly, precisions, release"):
         load_grid("nightlie")
 
 

@@ -90,8 +90,8 @@ def test_caps_of_its_own(tmp_path):
     every, _ = load_limits()
     assert limits_for(every, PLAIN) is every[Quantization.F16]
     assert limits_for(every, HALF) is every[Quantization.F16].f16_state
-    with pytest.raises(LimitsError, match=r"no caps for W4F16.f16_state: add a table \[W4F16.f16_state\]"):
-        limits_for(every, parse_case("decode-W4F16-chunk+f16_state"))
+    with pytest.raises(LimitsError, match=r"no caps for BF16.f16_state: add a table \[BF16.f16_state\]"):
+        limits_for(every, parse_case("decode-BF16-chunk+f16_state"))
     file = tmp_path / "limits.toml"
     head, _, rest = LIMITS.read_text().partition("[F16.f16_state]\n")
     at, of = "state_nmse = ", rest.index("state_nmse = ")

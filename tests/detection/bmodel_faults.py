@@ -159,6 +159,17 @@ BMODEL_FAULTS = (
         variant=wrong.RATE_MISSING,
     ),
     _of("relu-dropped", PREFILL, variant=wrong.RELU_DROPPED),
+    *(
+        BmodelFault(
+            name=f"relu-fused-{precision.value.lower()}",
+            wrong=f"a ReLU right behind its product, which the compiler fuses, and loses in {precision.value}",
+            meant=PARITY,
+            judged=(DECODE, PREFILL, PREFILL_ALL),
+            variant=wrong.RELU_FUSED,
+            precision=precision,
+        )
+        for precision in (Quantization.W8BF16, Quantization.W4BF16)
+    ),
     _of("square-dropped", PREFILL, variant=wrong.SQUARE_DROPPED),
     _of("gate-missing", PREFILL, variant=wrong.GATE_MISSING),
     _of("embedding-norm-missing", PREFILL, variant=wrong.RAW_EMBEDDING),

@@ -268,6 +268,7 @@ GROUP_NORM_AXIS = variant("group-norm-axis", mix=seeing("layer_norm", over_all_c
 GATE_MISSING = variant("gate-missing", mix=passing("gate", ones))
 RATE_MISSING = variant("rate-missing", mix=passing("rate", ones))
 RELU_DROPPED = variant("relu-dropped", ffn=_ReluDropped)
+RELU_FUSED = variant("relu-fused")  # right as it is written; see compile.unfused
 SQUARE_DROPPED = variant("square-dropped", ffn=_SquareDropped)
 RAW_EMBEDDING = variant("embedding-norm-missing", _RawEmbedding)
 STATE_BF16 = variant("state-bf16", mix=_StateBf16)
