@@ -482,8 +482,9 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
         ("9.9.8", r"(?s)pip exited .*The wheel is broken"),
         ("9.9.7", r"(?s)pip exited .*No matching distribution found for onnx==7"),
         ("9.9.6", r"(?s)does not compile a model of two operators.*no such chip"),
+        ("9.9.5", r"(?s)does not compile a model of two operators.*No module named 'missing_part'"),
     ],
-    ids=["unknown version", "broken wheel", "unknown dependency", "unproven"],
+    ids=["unknown version", "broken wheel", "unknown dependency", "unproven", "does not import"],
 )
 def test_a_failed_install_leaves_nothing(tmp_path: Path, offline: list[str], version: str, expected: str) -> None:
     """Whichever step fails, there is one error with the last lines and a way out, a log, and no half-made folder."""
@@ -501,6 +502,7 @@ def test_a_failed_install_leaves_nothing(tmp_path: Path, offline: list[str], ver
         "9.9.6": lambda: tpu_mlir(
             tmp_path / "wheels", "9.9.6", release(deploy="print('no such chip'); raise SystemExit(1)")
         ),
+        "9.9.5": lambda: tpu_mlir(tmp_path / "wheels", "9.9.5", release(deploy="import missing_part")),
     }
     with pytest.raises(ToolchainError, match=expected):
         install(version, tmp_path, wheel=wheels[version](), say=lambda _: None, pip_args=offline)
