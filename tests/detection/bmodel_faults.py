@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from compile.flags import needed_flags
-from compile.graphs.model import Rwkv7
 from compile.identity import hash_arrays
 from compile.spec import GraphKind, Quantization
 from harness.jobs import job_of
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compile.compiler import Job
+    from compile.graphs.model import Rwkv7
     from compile.toolchain import Toolchain
     from harness.cases import Case
     from reference.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ class BmodelFault:
         says: what its message must hold, for a reader to be led to the fault.
         judged: the kinds of graph whose cases the check judges; each must fail.
         stage: at which they must.
-        variant: the graph that is compiled.
+        variant: the graph that is compiled; None for the right one, which depends on the precision.
         kinds: the kinds of graph that are wrong; what others a check loads are right.
         weights: makes wrong tensors of the right ones.
         job: makes a wrong job of the right one.
@@ -73,7 +73,7 @@ class BmodelFault:
     says: str = r"should be <="
     judged: tuple[GraphKind, ...]
     stage: Stage = Stage.NUMERICS
-    variant: type[Rwkv7] = Rwkv7
+    variant: type[Rwkv7] | None = None
     kinds: tuple[GraphKind, ...] = tuple(GraphKind)
     weights: Callable[[Checkpoint], Mapping[str, Tensor]] | None = None
     job: Callable[[Job], Job] = lambda job: job
@@ -93,7 +93,7 @@ class BmodelFault:
         right = job_of(case, model(self.model), toolchain)
         if case.graph.kind not in self.kinds:
             return right
-        job = replace(right, variant=self.variant)
+        job = right if self.variant is None else replace(right, variant=self.variant)
         if self.weights is not None:
             arrays, sha256 = _arrays(self.name)
             job = replace(job, arrays=arrays, arrays_sha256=sha256)
