@@ -24,7 +24,7 @@ CHIP = "libcmodel.so"
 _LINKS = {
     "libbmlib.so.0": ("libbmlib_bm1684x.so.0", "libbmlib.so.0"),  # TPU-MLIR 1.28.1 has it under the plain name alone
     "libbmrt.so.1.0": ("libbmrt.so.1.0",),
-    CHIP: ("libcmodel_bm1684x.so",),
+    CHIP: ("libcmodel_bm1684x.so", "libcmodel_1684x.so"),  # as it is called in 1.24 and 1.15.2
 }
 """What each is linked to: the first of these names that the wheel has."""
 

@@ -185,6 +185,9 @@ def test_names_in_the_wheels(tmp_path):
         assert (links / "libbmlib.so.0").read_text() == "libbmlib.so.0"
         assert (links / "libcmodel.so").read_text() == "libcmodel_bm1684x.so"
     assert not links.exists()
+    (tmp_path / "libcmodel_bm1684x.so").rename(tmp_path / "libcmodel_1684x.so")
+    with linked_libraries(tmp_path) as links:
+        assert (links / "libcmodel.so").resolve().name == "libcmodel_1684x.so"
     (tmp_path / "libbmlib.so.0").unlink()
     with pytest.raises(LibraryMissing, match=r"libbmlib_bm1684x\.so\.0"), linked_libraries(tmp_path):
         pass
