@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from compile.toolchain import ToolchainError, find
 from harness.commands.finding import finding
-from harness.findings.catalogue import all_reproducers
+from harness.findings.catalogue import all_reproducers, numbers
 from harness.findings.reproducer import reproduce
 from harness.findings.written import FINDINGS, NOT_RUN, FindingError, read_findings
 from harness.known import KNOWN, parse_known
+from harness.ops.expected import distance
 from harness.ops.press import Press
 from harness.paths import cache_folder
 from runtime.libraries import Libraries
@@ -82,3 +84,19 @@ def test_every_outcome_is_as_recorded(release):
             got = reproduce(one, press).outcome
             told = {arrow: outcome for arrow, outcome in recorded.items() if outcome != NOT_RUN}
             assert {arrow: got[arrow] for arrow in told} == told, name
+
+
+@pytest.mark.long
+@pytest.mark.toolchain
+def test_what_a_group_of_one_sign_becomes(toolchain):
+    """The group's own range in 255 steps, with the zero point cut to 0, and codes above 255 cut: so it is explained."""
+    one = all_reproducers()["group_of_one_sign"]
+    with Press(toolchain, Libraries.cmodel(toolchain.libraries)) as press:
+        (got,) = reproduce(one, press).results["tpu"]
+    x, w = one.inputs[0].astype(np.float64), np.abs(numbers(128, 64, seed=1)) + np.float32(0.5)
+    groups = w.reshape(2, 64, 64)
+    low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
+    step = (high - low) / 255
+    zero = np.clip(np.rint(-low / step), 0, 255)
+    kept = (np.clip(np.rint(groups / step) + zero, 0, 255) - zero) * step
+    assert distance([x @ kept.reshape(128, 64)], [got]).nmse <= 1e-6
