@@ -6,6 +6,7 @@ Each stage has its time, its peak of memory, its limit, its log, its artefacts a
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import shlex
@@ -336,7 +337,12 @@ class Stages:
         return f32
 
     def _write(self, path: Path) -> list[str]:
-        return export(self._graph(), path) if self.job.onnx is None else self.job.onnx.write(path)
+        if self.job.onnx is not None:
+            return self.job.onnx.write(path)
+        try:
+            return export(self._graph(), path)
+        finally:
+            gc.collect()  # a graph refers to itself; those of several compiles would lie in memory with their weights
 
     def _graph(self) -> Rwkv7:
         job = self.job

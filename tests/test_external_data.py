@@ -1,15 +1,20 @@
 """Weights beside the ONNX file, where a graph would be too large to hold them: the same graph, and the same bmodel."""
 
+import gc
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from compile.compiler import compile_graph
 from compile.export import export, external_data
 from compile.graphs.model import Rwkv7
 from compile.process import run
 from reference.shape import LoraRanks, ModelShape
 from reference.synthetic import synthetic
+from tests.fake_compiler import fake_job
 
 SHAPE = ModelShape(
     n_layer=2, n_embd=128, head_size=64, n_ffn=256, n_vocab=300, ranks=LoraRanks(decay=8, rate=8, value=8, gate=8)
@@ -45,6 +50,19 @@ def test_the_same_graph(tmp_path, T):
     size = external_data(tmp_path / "b.onnx").stat().st_size
     assert size >= sum(weights[name].nbytes for name in outside)
     assert (tmp_path / "b.onnx").stat().st_size < (tmp_path / "a.onnx").stat().st_size - size / 2
+
+
+def test_a_compile_leaves_no_graph_in_memory(tmp_path, monkeypatch):
+    """Whenever the interpreter would look for cycles: those of large graphs hold gigabytes."""
+    job = fake_job(tmp_path, monkeypatch)
+    monkeypatch.setattr("compile.compiler.export", partial(export, inline_bytes=0, large_bytes=LARGE))
+    gc.collect()
+    gc.disable()
+    try:
+        compile_graph(job, tmp_path / "cache")
+        assert not [one for one in gc.get_objects() if type(one) is Rwkv7]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.toolchain
