@@ -27,6 +27,7 @@ from compile.export import export, is_folded
 from compile.flags import transform_flags
 from compile.identity import hash_graph_source
 from compile.mixed import named
+from compile.one_sign import Cut, cut_products
 from compile.options import weight_group
 from compile.own_work import OwnTimeoutError, forget_peak, limited, own_peak_bytes
 from compile.process import run, tail
@@ -161,6 +162,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         undated_sha256: of the bmodel without the date in it (:mod:`compile.sameness`); empty in older results.
         wider: products whose matrix is in more bits than the quantisation's name says, and not in float32 by a table;
             what our graphs ask for (:func:`compile.wide.declared_wide`) is among them.
+        cut: products that lose their largest weights to the coder (:mod:`compile.one_sign`).
         costs: of each stage, by its name; in older results what is now two stood under ``lower``.
     """
 
@@ -173,6 +175,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     f32_operations: tuple[str, ...]
     undated_sha256: str = ""
     wider: tuple[str, ...] = ()
+    cut: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,6 +484,9 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
     bmodel, profile = stages.lower_and_generate(f32)
     seconds = sum(cost.seconds for cost in stages.costs.values())
     say(f"{stages.what}: compiled in {seconds:.0f} s, predicted {profile.predicted_ms:.4f} ms a call")
+    cut = _cut(stages.job, stages.work)
+    if cut:
+        say(f"{stages.what}: the compiler cuts off the largest weights of {', '.join(one.product for one in cut)}")
     return Compiled(
         key=stages.job.key,
         bmodel_sha256=hash_file(bmodel),
@@ -491,6 +497,7 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
         f32_operations=tuple(f32),
         undated_sha256=undated_sha256(bmodel),
         wider=_wider(stages.job, stages.work, f32),
+        cut=cut,
     )
 
 
@@ -503,4 +510,21 @@ def _wider(job: Job, work: Path, f32: list[str]) -> tuple[str, ...]:
         name
         for name in storage.wider(job.quantization, f32)
         if not any(re.fullmatch(pattern, name) for pattern in job.mixed)
+    )
+
+
+def _cut(job: Job, work: Path) -> tuple[Cut, ...]:
+    if not job.quantization.weight_bits:
+        return ()
+    mlir = work / "model.mlir"
+    try:
+        coded = read_storage(work).named(job.quantization.weight_bits)
+    except StorageError:
+        return ()  # another format: nothing can be told
+    return tuple(
+        one
+        for weights in weight_files(mlir)
+        for one in cut_products(
+            mlir.read_text(), weights, coded, bits=job.quantization.weight_bits, group=job.weight_group
+        )
     )

@@ -105,6 +105,11 @@ def _sum(jobs: Sequence[Job], bmodels: Sequence[Bmodel], key: str, path: Path, c
         wider=tuple(
             f"{job.spec.name}: {name}" for job, result in zip(jobs, results, strict=True) for name in result.wider
         ),
+        cut=tuple(
+            msgspec.structs.replace(one, product=f"{job.spec.name}: {one.product}")
+            for job, result in zip(jobs, results, strict=True)
+            for one in result.cut
+        ),
     )
 
 

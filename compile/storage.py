@@ -62,6 +62,10 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
         own = quantization.weight_bits or (32 if quantization is Quantization.F32 else 16)
         return tuple(one for one in self.matrices if one.bits > own)
 
+    def named(self, bits: int) -> tuple[str, ...]:
+        """Names of the products whose matrix is stored in so many bits an element."""
+        return tuple(name for one in self.matrices if one.bits == bits for name in one.names)
+
     def wider(self, quantization: Quantization, declared: Collection[str] = ()) -> tuple[str, ...]:
         """Names of the products whose matrix the compiler left in more bits, but for those *declared* to be so."""
         return tuple(name for one in self.above(quantization) for name in one.names if name not in declared)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from compile.one_sign import Cut  # noqa: TC001 - msgspec reads the annotations
 from compile.stages import read_progress
 from compile.wide import declared_wide
 from runtime.description import MESSAGE_LIMIT, launch_messages
@@ -39,6 +40,7 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
         matrices: bits of an element, how many matrices are stored so, and in how many bytes.
         declared_wider: products whose matrix our graph asks to be left in F16 (:mod:`compile.wide`).
         wider: those that the compiler left in more bits than the precision's name says, undeclared.
+        cut: products that lose their largest weights to the compiler's coder (:mod:`compile.one_sign`).
         launch_message_bytes: of the longest message that launches a net of it; from :data:`MESSAGE_LIMIT` on, states
             should be stacked into fewer tensors.
         differences: between this and a second compile, with ``--twice``; None where it was not asked for.
@@ -68,6 +70,7 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
     matrices: tuple[dict[str, int], ...]
     wider: tuple[str, ...]
     declared_wider: tuple[str, ...] = ()
+    cut: tuple[Cut, ...] = ()
     launch_message_bytes: int = 0
     differences: tuple[str, ...] | None = None
 
@@ -103,6 +106,7 @@ def report_of(case: Case, model: Model, toolchain: Toolchain, bmodel: Bmodel, st
         else tuple({"bits": one.bits, "count": one.count, "bytes": one.bytes} for one in storage.matrices),
         wider=tuple(name for name in result.wider if name not in declared),
         declared_wider=declared,
+        cut=result.cut,
         launch_message_bytes=max(launch_messages(bmodel.path).values()),
     )
 
@@ -150,6 +154,12 @@ def facts_of(report: CompileReport) -> list[tuple[str, str]]:
         found.append(("left in 16 bits, as our graph asks", f"{len(report.declared_wider)} matrices of time-mix"))
     if report.wider:
         found.append(("LEFT IN MORE BITS by the compiler", "\n".join(report.wider)))
+    if report.cut:
+        lines = [
+            f"{one.product}: in {one.groups:,} of {one.of:,} groups, up to {one.worst:.0%} of the largest"
+            for one in report.cut
+        ]
+        found.append(("LARGEST WEIGHTS CUT OFF by the compiler", "\n".join(lines)))
     if report.differences is not None:
         found.append(("compiled once more", "\n".join(report.differences) or "the same, but for the date"))
     return found

@@ -7,6 +7,7 @@ import pytest
 
 from compile.compiler import Bmodel, Compiled, CompileError, StageCost
 from compile.join import joined
+from compile.one_sign import Cut
 from compile.parts import parts_of
 from compile.spec import GraphKind, GraphSpec
 from compile.stages import Stage
@@ -59,6 +60,7 @@ def bmodel(folder, cycles):
         "toolchain": "t",
         "f32_operations": (folder.name,),
         "wider": ("head_MatMul",) if folder.name == "head_1" else (),
+        "cut": (Cut(product="head_MatMul", groups=1, of=2, worst=0.5),) if folder.name == "head_1" else (),
     }
     return Bmodel(folder, Compiled(**about, profile=a_profile(predicted_cycles=cycles), costs=costs), cached=False)
 
@@ -74,6 +76,7 @@ def test_joined_once(jobs, tmp_path, compiled):
     assert result.bmodel_bytes == made.path.stat().st_size
     assert result.f32_operations == ("embed_1", "block_0_1", "block_1_1", "head_1")
     assert result.wider == ("head_1: head_MatMul",)
+    assert [one.product for one in result.cut] == ["head_1: head_MatMul"]
     assert joined(jobs, tmp_path / "cache", what="all", compiled=compiled).cached
     assert compiled.asked == [4]
 

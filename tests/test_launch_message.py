@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from harness.compile_report import CompileReport, facts_of
+from harness.compile_report import facts_of
 from harness.sizes import SIZES
 from runtime.description import MESSAGE_LIMIT, launch_message_bytes, launch_messages
+from tests.blank_report import blank_report
 
 
 def of_layers(layers):
@@ -31,12 +31,5 @@ def test_a_file_tells_how_long_its_message_is(rwkv_bmodels):
 @pytest.mark.parametrize(("length", "words"), [(3924, "3,924 bytes"), (4164, "4,164 bytes: TOO LONG, should be below")])
 def test_a_report_says_where_it_does_not_fit(length, words):
     """In words that say what to do."""
-    texts = {"case", "checkpoint", "checkpoint_sha256", "toolchain", "bmodel", "bmodel_sha256", "undated_sha256"}
-    lists = {"stages", "matrices", "wider"}
-    fields = {
-        one.name: "" if one.name in texts else () if one.name in lists else 0
-        for one in msgspec.structs.fields(CompileReport)
-        if one.required
-    }
-    report = CompileReport(**fields, launch_message_bytes=length)
+    report = blank_report(launch_message_bytes=length)
     assert dict(facts_of(report))["message of a launch"].startswith(words)

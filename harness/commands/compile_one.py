@@ -10,7 +10,8 @@ import msgspec
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from compile.compiler import STAGE_TIMEOUT_S, CompileError
 from compile.release import DEFAULT_RELEASE
@@ -94,9 +95,10 @@ def _storage(bmodel: Bmodel) -> Storage | None:
 
 def _print(report: CompileReport) -> None:
     console = Console()
-    table = Table(report.case, "times of a call: predicted, no measurement", box=SIMPLE)
+    figures = Column("times of a call: predicted, no measurement", overflow="fold")  # names of operations are long
+    table = Table(report.case, figures, box=SIMPLE)
     for word, figure in facts_of(report):
-        table.add_row(word, figure)
+        table.add_row(word, escape(figure))
     console.print(table)
     stages = Table("stage", "seconds", "memory at most", "artefacts", box=SIMPLE)
     for one in report.stages:
