@@ -12,7 +12,6 @@ from runtime.faults import OutOfDeviceMemory, WorkerDied, WorkerHung
 from runtime.session import Session
 from tests.fake_libsophon.build import FakeModel, fake_board, worker_with, write_bmodel
 
-DEATHS = 200
 WAYS = {
     "abort": (WorkerDied, "killed by SIGABRT(.|\n)*the fake was told to abort"),
     "exit": (WorkerDied, "exited with code 255(.|\n)*the fake was told to exit"),
@@ -79,12 +78,13 @@ def test_each_death_is_a_fault_with_the_last_words(libsophon, bmodel, way, momen
         use(libsophon, bmodel, 0.6 if way == "hang" else 30, FAKE_FAULTS=f"{moment}@1={way}")
 
 
-def test_two_hundred_deaths_in_a_row_leave_nothing(libsophon, bmodel, tmp_path, monkeypatch):
+@pytest.mark.parametrize("deaths", [30, pytest.param(200, marks=pytest.mark.long)])
+def test_many_deaths_in_a_row_leave_nothing(libsophon, bmodel, tmp_path, monkeypatch, deaths):
     """All ways at all moments: afterwards neither a process nor memory, file or lock is there that was not before."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     before = left()
-    for i in range(DEATHS):
+    for i in range(deaths):
         way, moment = list(WAYS)[i % len(WAYS)], list(MOMENTS)[i % len(MOMENTS)]
         with pytest.raises(WAYS[way][0], match=f"^{MOMENTS[moment]}"):
             use(libsophon, bmodel, 0.5 if way == "hang" else 30, FAKE_FAULTS=f"{moment}@1={way}")

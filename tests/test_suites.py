@@ -35,7 +35,9 @@ def run_suites(tmp_path, *arguments, plugins=()):
     return done, read(runs[0]) if runs else None
 
 
-@pytest.mark.parametrize("chosen", [["-k", "parity or task"], pytest.param([], marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "chosen", [["-k", "exact_match or (zero and not prefill_all)"], pytest.param([], marks=pytest.mark.long)]
+)
 def test_trained_checkpoint_that_reverses(shared_data, tmp_path, chosen):
     """A trained model passes on the simulator, and its bmodel reverses digit strings without a mistake.
 
@@ -54,7 +56,7 @@ def test_trained_checkpoint_that_reverses(shared_data, tmp_path, chosen):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--grid", "smoke", "-k", "parity and prefill_all"], pytest.param([], marks=pytest.mark.long)]
+    "arguments", [["--grid", "smoke", "-k", "prefill_all and from_zero"], pytest.param([], marks=pytest.mark.long)]
 )
 def test_checkpoint_of_rwkv_cpp(shared_data, tmp_path, arguments):
     """A model of twelve layers in the ggmf container passes on the simulator; every suite of it takes long."""
