@@ -212,7 +212,9 @@ def _build(order: _Order, folder: Path) -> Toolchain:
         pip("download", "--no-deps", "--only-binary=:all:", f"--dest={scratch}", f"tpu_mlir=={order.version}")
         wheel = next(scratch.glob("*.whl"))
     digest = _sha256(wheel)
-    pip("install", f"--constraint={order.pins}", f"{wheel.absolute()}[onnx]", "psutil", "setuptools", "torch")
+    # Of 3.6 GB little is ever imported: Python compiles that as it comes.
+    packages = (f"{wheel.absolute()}[onnx]", "psutil", "setuptools", "torch")
+    pip("install", "--no-compile", f"--constraint={order.pins}", *packages)
     shutil.rmtree(scratch)
 
     toolchain = Toolchain(folder, _receipt(order.version, folder, digest))
