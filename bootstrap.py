@@ -54,9 +54,7 @@ def build(wanted: str) -> None:
     run(sys.executable, "-m", "venv", str(VENV))
     check_torch()
     say("installing dependencies (about 300 MB to download the first time)")
-    bar = "on" if sys.stderr.isatty() else "off"
-    # Python compiles what is imported as it comes; all of it at once takes half a minute.
-    run(*pip("install", "--no-compile", "--progress-bar", bar, "--editable", f"{ROOT}[dev]"))
+    run(*pip("install", "--progress-bar", "on" if sys.stderr.isatty() else "off", "--editable", f"{ROOT}[dev]"))
     STAMP.write_text(wanted)
     say(f"made .venv in {time.monotonic() - start:.0f} s")
 

@@ -212,7 +212,8 @@ def _build(order: _Order, folder: Path) -> Toolchain:
         pip("download", "--no-deps", "--only-binary=:all:", f"--dest={scratch}", f"tpu_mlir=={order.version}")
         wheel = next(scratch.glob("*.whl"))
     digest = _sha256(wheel)
-    # Of 3.6 GB little is ever imported: Python compiles that as it comes.
+    # Of 3.6 GB little is ever imported, and Python compiles that as it comes: the environment of these tools is clean,
+    # so that no PYTHONDONTWRITEBYTECODE has it done again each time.
     packages = (f"{wheel.absolute()}[onnx]", "psutil", "setuptools", "torch")
     pip("install", "--no-compile", f"--constraint={order.pins}", *packages)
     shutil.rmtree(scratch)

@@ -71,7 +71,7 @@ def test_one_fails(jobs, tmp_path, monkeypatch, workers):
     assert caught.value.stage is Stage.LOWER
     assert "the words of model_deploy" in str(caught.value)
     for child in multiprocessing.active_children():
-        child.join(30)
+        child.join(300)
     assert not multiprocessing.active_children()
 
 
