@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from compile.graphs.model import Rwkv7
     from compile.process import Finished
     from compile.ready import ReadyOnnx
+    from compile.storage import Storage
     from compile.toolchain import Toolchain
 
 STAGE_TIMEOUT_S = 3600.0
@@ -162,7 +163,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         undated_sha256: of the bmodel without the date in it (:mod:`compile.sameness`); empty in older results.
         wider: products whose matrix is in more bits than the quantisation's name says, and not in float32 by a table;
             what our graphs ask for (:func:`compile.wide.declared_wide`) is among them.
-        cut: products that lose their largest weights to the coder (:mod:`compile.one_sign`).
+        cut: products that lose their largest weights to the coder (:mod:`compile.one_sign`); None where unknown.
         costs: of each stage, by its name; in older results what is now two stood under ``lower``.
     """
 
@@ -175,7 +176,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     f32_operations: tuple[str, ...]
     undated_sha256: str = ""
     wider: tuple[str, ...] = ()
-    cut: tuple[Cut, ...] = ()
+    cut: tuple[Cut, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,7 +485,11 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
     bmodel, profile = stages.lower_and_generate(f32)
     seconds = sum(cost.seconds for cost in stages.costs.values())
     say(f"{stages.what}: compiled in {seconds:.0f} s, predicted {profile.predicted_ms:.4f} ms a call")
-    cut = _cut(stages.job, stages.work)
+    try:
+        storage = read_storage(stages.work)
+    except StorageError:
+        storage = None  # another format: nothing can be told
+    cut = _cut(stages.job, stages.work, storage)
     if cut:
         say(f"{stages.what}: the compiler cuts off the largest weights of {', '.join(one.product for one in cut)}")
     return Compiled(
@@ -496,16 +501,12 @@ def _compile(stages: Stages, say: Callable[[str], None]) -> Compiled:
         toolchain=stages.job.toolchain.identity,
         f32_operations=tuple(f32),
         undated_sha256=undated_sha256(bmodel),
-        wider=_wider(stages.job, stages.work, f32),
+        wider=() if storage is None else _wider(stages.job, storage, f32),
         cut=cut,
     )
 
 
-def _wider(job: Job, work: Path, f32: list[str]) -> tuple[str, ...]:
-    try:
-        storage = read_storage(work)
-    except StorageError:
-        return ()  # another format: nothing can be told
+def _wider(job: Job, storage: Storage, f32: list[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in storage.wider(job.quantization, f32)
@@ -513,18 +514,12 @@ def _wider(job: Job, work: Path, f32: list[str]) -> tuple[str, ...]:
     )
 
 
-def _cut(job: Job, work: Path) -> tuple[Cut, ...]:
-    if not job.quantization.weight_bits:
+def _cut(job: Job, work: Path, storage: Storage | None) -> tuple[Cut, ...] | None:
+    bits = job.quantization.weight_bits
+    if not bits:
         return ()
     mlir = work / "model.mlir"
-    try:
-        coded = read_storage(work).named(job.quantization.weight_bits)
-    except StorageError:
-        return ()  # another format: nothing can be told
-    return tuple(
-        one
-        for weights in weight_files(mlir)
-        for one in cut_products(
-            mlir.read_text(), weights, coded, bits=job.quantization.weight_bits, group=job.weight_group
-        )
-    )
+    weights = weight_files(mlir)
+    if storage is None or not weights:
+        return None
+    return cut_products(mlir.read_text(), weights[0], storage.named(bits), bits=bits, group=job.weight_group)

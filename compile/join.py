@@ -105,10 +105,12 @@ def _sum(jobs: Sequence[Job], bmodels: Sequence[Bmodel], key: str, path: Path, c
         wider=tuple(
             f"{job.spec.name}: {name}" for job, result in zip(jobs, results, strict=True) for name in result.wider
         ),
-        cut=tuple(
+        cut=None
+        if any(result.cut is None for result in results)
+        else tuple(
             msgspec.structs.replace(one, product=f"{job.spec.name}: {one.product}")
             for job, result in zip(jobs, results, strict=True)
-            for one in result.cut
+            for one in result.cut or ()
         ),
     )
 

@@ -8,22 +8,16 @@ weights, which lie beside the TOP dialect until a compile ends.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from compile.products import constant_products
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-
-_NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)', re.MULTILINE)
-_FUSED = re.compile(r"^(#loc\d*) = loc\(fused\[(#loc\d*)", re.MULTILINE)
-_WEIGHT = re.compile(r'^\s*(%\w+) = "top\.Weight"\(.*loc\((#loc\d*)\)\s*$', re.MULTILINE)
-_PRODUCT = re.compile(
-    r'^\s*%\w+ = "top\.MatMul"\(%\w+, (%\w+),.*right_transpose = (true|false).*loc\((#loc\d*)\)\s*$', re.MULTILINE
-)
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,16 +46,12 @@ def cut_products(mlir: str, weights: Path, coded: Collection[str], *, bits: int,
         bits: of a code.
         group: consecutive inputs of a matrix that share a code.
     """
-    names = dict(_NAME.findall(mlir))
-    names |= {location: names.get(first, "") for location, first in _FUSED.findall(mlir)}
-    defined = {weight: names.get(location, "") for weight, location in _WEIGHT.findall(mlir)}
     found = []
     with np.load(weights) as arrays:
-        for weight, transposed, location in _PRODUCT.findall(mlir):
-            product, stored = names.get(location, ""), defined.get(weight)
-            if product in coded and stored in arrays:
-                matrix = arrays[stored].T if transposed == "true" else arrays[stored]
-                found.append(cut_of(product, matrix, bits=bits, group=group))
+        for one in constant_products(mlir):
+            if one.name in coded and one.weight in arrays:
+                matrix = arrays[one.weight].T if one.transposed else arrays[one.weight]
+                found.append(cut_of(one.name, matrix, bits=bits, group=group))
     return tuple(one for one in found if one is not None)
 
 

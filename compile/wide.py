@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compile.parts import PartSpec
+from compile.products import constant_products
 from compile.spec import Quantization
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ _OUT_IN = re.compile(r"\.att\.(receptance|key|value|output)\.weight$")
 _LORA_FIRST = re.compile(r"\.att\.[wavg]1$")
 _LORA_SECOND = re.compile(r"\.att\.[wavg]2$")
 
-_WEIGHT = re.compile(r'^\s*(%\w+) = "top\.Weight"\(.*loc\((#loc\d*)\)\s*$', re.MULTILINE)
-_PRODUCT = re.compile(r'^\s*%\w+ = "top\.MatMul"\(%\w+, (%\w+),.*loc\((#loc\d*)\)\s*$', re.MULTILINE)
-_NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)', re.MULTILINE)
-_FUSED = re.compile(r"^(#loc\d*) = loc\(fused\[(#loc\d*)", re.MULTILINE)
 _IN_TABLE = re.compile(r"^(\S+) F16$", re.MULTILINE)
 
 TABLE = "f32_operations.txt"
@@ -82,14 +79,8 @@ def coded(W: np.ndarray, bits: int, group: int) -> np.ndarray:
 
 
 def wide_products(mlir: str) -> list[str]:
-    """The products with a constant matrix of time-mix in the text of a TOP dialect, by the compiler's names for them.
-
-    With a bias or a ReLU a product is one operation, which has the name of the last of them.
-    """
-    names = dict(_NAME.findall(mlir))
-    names |= {location: names.get(first, "") for location, first in _FUSED.findall(mlir)}
-    weights = {weight for weight, location in _WEIGHT.findall(mlir) if ".att." in names.get(location, "")}
-    return [names[location] for weight, location in _PRODUCT.findall(mlir) if weight in weights]
+    """The names of the products with a constant matrix of time-mix in the text of a TOP dialect."""
+    return [one.name for one in constant_products(mlir) if ".att." in one.weight]
 
 
 def declared_wide(folder: Path) -> tuple[str, ...]:

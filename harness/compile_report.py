@@ -40,7 +40,8 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
         matrices: bits of an element, how many matrices are stored so, and in how many bytes.
         declared_wider: products whose matrix our graph asks to be left in F16 (:mod:`compile.wide`).
         wider: those that the compiler left in more bits than the precision's name says, undeclared.
-        cut: products that lose their largest weights to the compiler's coder (:mod:`compile.one_sign`).
+        cut: products that lose their largest weights to the compiler's coder (:mod:`compile.one_sign`); None where that
+            is unknown.
         launch_message_bytes: of the longest message that launches a net of it; from :data:`MESSAGE_LIMIT` on, states
             should be stacked into fewer tensors.
         differences: between this and a second compile, with ``--twice``; None where it was not asked for.
@@ -70,7 +71,7 @@ class CompileReport(msgspec.Struct, frozen=True, kw_only=True):
     matrices: tuple[dict[str, int], ...]
     wider: tuple[str, ...]
     declared_wider: tuple[str, ...] = ()
-    cut: tuple[Cut, ...] = ()
+    cut: tuple[Cut, ...] | None = None
     launch_message_bytes: int = 0
     differences: tuple[str, ...] | None = None
 
@@ -154,7 +155,9 @@ def facts_of(report: CompileReport) -> list[tuple[str, str]]:
         found.append(("left in 16 bits, as our graph asks", f"{len(report.declared_wider)} matrices of time-mix"))
     if report.wider:
         found.append(("LEFT IN MORE BITS by the compiler", "\n".join(report.wider)))
-    if report.cut:
+    if report.cut is None:
+        found.append(("largest weights cut off", "unknown: compiled before this was kept, or in another format"))
+    elif report.cut:
         lines = [
             f"{one.product}: in {one.groups:,} of {one.of:,} groups, up to {one.worst:.0%} of the largest"
             for one in report.cut

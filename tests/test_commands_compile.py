@@ -56,6 +56,7 @@ def test_what_our_graph_leaves_wide(rwkv_tpu, monkeypatch):
     assert status == 0
     report = msgspec.json.decode(said, type=CompileReport)
     assert report.wider == ("logits_MatMul_1",)
+    assert not report.cut
     assert len(report.declared_wider) == 22
     monkeypatch.setenv("COLUMNS", "150")
     rows = rwkv_tpu("compile", "prefill_16-W4F16-chunk")[1].splitlines()
@@ -93,8 +94,20 @@ def plain_job_toolchain():
     return Release()
 
 
+@pytest.mark.long
 @pytest.mark.toolchain
-def test_a_matrix_that_stays_wider(toolchain, tmp_path):
+@pytest.mark.usefixtures("toolchain")
+def test_what_groups_of_32_cut(rwkv_tpu):
+    """Of the model that ships: the gates', as docs/compiler.md has it."""
+    status, said, _ = rwkv_tpu("compile", "decode-W8F16-chunk+group32", "--json")
+    assert status == 0
+    cut = msgspec.json.decode(said, type=CompileReport).cut
+    assert [(one.groups, one.of) for one in cut] == [(23, 384), (52, 512)]
+    assert all(one.product.endswith("att.projections.loras.outer_MatMul") for one in cut)
+
+
+@pytest.mark.toolchain
+def test_a_matrix_that_stays_wider_and_one_that_is_cut(toolchain, tmp_path):
     """A matrix that groups of 64 inputs do not divide stays F16 without a word from the compiler; we tell its name."""
     shape = {name: array for name, array in ARRAYS.items() if ".ffn." not in name}
     narrow = {name: array for name, array in ARRAYS.items() if ".ffn." in name}

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 
+import msgspec
 import pytest
 
 from compile.compiler import Bmodel, Compiled, CompileError, StageCost
@@ -79,6 +80,16 @@ def test_joined_once(jobs, tmp_path, compiled):
     assert [one.product for one in result.cut] == ["head_1: head_MatMul"]
     assert joined(jobs, tmp_path / "cache", what="all", compiled=compiled).cached
     assert compiled.asked == [4]
+
+
+def test_what_one_part_does_not_know(jobs, tmp_path, compiled):
+    """It is unknown of all: a result from before it was kept is no sign that nothing is cut off."""
+
+    def older(some):
+        made = compiled(some)
+        return [*made[:-1], dataclasses.replace(made[-1], result=msgspec.structs.replace(made[-1].result, cut=None))]
+
+    assert joined(jobs, tmp_path / "cache", what="all", compiled=older).result.cut is None
 
 
 def test_what_it_is_made_of(jobs, tmp_path, compiled):
