@@ -55,7 +55,7 @@ def compile_all(
         Their bmodels, in the order of *jobs*.
 
     Raises:
-        CompileError: one failed; those that run are ended, and those that are done stay in the cache.
+        CompileError: one failed; those that ran have ended by then, and those that are done stay in the cache.
         BrokenProcessPool: a worker was killed, which the kernel does when memory runs out.
     """
     budget = float("inf") if memory_bytes is None else memory_bytes
@@ -99,9 +99,9 @@ def _in_processes(
                 done[i] = future.result()
                 say(f"[{len(done)}/{len(jobs)}] {jobs[i].spec.name} {jobs[i].quantization.value}: {_told(done[i])}")
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.kill()  # its tools end with it
+        pool.shutdown(cancel_futures=True)  # the pool reaps them: who joins them here as well can miss that they ended
         raise
     pool.shutdown()
     return [done[i] for i in range(len(jobs))]
