@@ -1,14 +1,16 @@
-"""Many compiles at once: as many as were asked for, and as fit into the memory that they may have together."""
+"""Many compiles at once: as many as were asked for, and as fit into memory and onto the disk together."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import shutil
 import signal
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from compile.compiler import STAGE_TIMEOUT_S, Bmodel, Job, compile_graph
+from compile.disk import needed_bytes as disk_bytes
 from compile.streamed import float32_bytes
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ def compile_all(
         cache: as of :func:`compile.compiler.compile_graph`.
         workers: compiles at a time, each in a process of its own where there are several.
         memory_bytes: what those that run may take together, by :func:`needed_bytes`; None for no limit. What alone
-            takes more is compiled alone, and said so.
+            takes more is compiled alone, and said so. What would not fit onto the disk beside those that run waits
+            for them.
         say: receives one line of progress at a time.
         timeout_s: limit for each stage of each compile, in seconds.
 
@@ -87,8 +90,8 @@ def _in_processes(
     waiting = list(order)
     try:
         while waiting or running:
-            used = sum(needed_bytes(jobs[i].arrays) for i in running.values())
-            fits = (i for i in waiting if not running or used + needed_bytes(jobs[i].arrays) <= budget)
+            beside = [jobs[i] for i in running.values()]
+            fits = (i for i in waiting if _fits([*beside, jobs[i]], budget, cache))
             chosen = next(fits, None) if len(running) < workers else None
             if chosen is not None:
                 waiting.remove(chosen)
@@ -105,6 +108,18 @@ def _in_processes(
         raise
     pool.shutdown()
     return [done[i] for i in range(len(jobs))]
+
+
+def _fits(together: Sequence[Job], budget: float, cache: Path) -> bool:
+    """Whether memory and the disk have room for these at a time; one alone says itself what it lacks.
+
+    What has been written so far counts twice, as it is no longer free: at worst one waits that need not.
+    """
+    if len(together) == 1:
+        return True
+    cache.mkdir(parents=True, exist_ok=True)
+    memory, disk = (sum(needed(job.arrays) for job in together) for needed in (needed_bytes, disk_bytes))
+    return memory <= budget and disk <= shutil.disk_usage(cache).free
 
 
 def _told(bmodel: Bmodel) -> str:

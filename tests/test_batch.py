@@ -3,12 +3,14 @@
 import dataclasses
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from compile.batch import compile_all, needed_bytes
 from compile.compiler import CompileError
+from compile.disk import needed_bytes as disk_bytes
 from compile.identity import hash_arrays
 from compile.stages import Stage
 from compile.streamed import Streamed, float32_bytes
@@ -60,6 +62,15 @@ def test_within_memory(jobs, tmp_path, monkeypatch):
     (_, end), (start, _) = spans(made)
     assert end <= start
     assert sum("GiB allowed: alone" in line for line in said) == 2
+
+
+def test_within_the_disk(jobs, tmp_path, monkeypatch):
+    """Two of which each has room on the disk, but not both, are compiled one after the other."""
+    monkeypatch.setenv("FAKE", "slow codegen")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * disk_bytes(ARRAYS) - 1))
+    (_, end), (start, _) = spans(compile_all(jobs[:2], tmp_path / "cache", workers=2))
+    assert end <= start
 
 
 @pytest.mark.parametrize("workers", [1, 2])
