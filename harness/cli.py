@@ -108,7 +108,7 @@ def main() -> None:
     The exit status is then 1, or 2 where the command line was wrong.
     """
     try:
-        get_group(app)()
+        get_group(app)(prog_name="rwkv-tpu")
     except Exception as error:
         from harness.explained import EXPLAINED, MISTYPED  # noqa: PLC0415 - takes seconds, which only an error may cost
 

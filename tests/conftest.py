@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from compile.compiler import Bmodel, Job, compile_graph
 from compile.graphs.model import Rwkv7
@@ -19,8 +20,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure() -> None:
-    """A shell that starts something in the background has it ignore Ctrl-C, which some tests press."""
+    """Hear Ctrl-C, which some tests press and a shell has its background ignore; let property tests take their time."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ class Server:
                 child.kill()
 
     def _wait_until_it_listens(self):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()

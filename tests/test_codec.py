@@ -15,7 +15,7 @@ every_text_codec = pytest.mark.parametrize("codec", TEXT_CODECS, ids=lambda code
 
 @every_text_codec
 @given(data=st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_come_back(codec: Codec, data: bytes) -> None:
     """Whatever bytes go in come out, by ids that fit each vocabulary size of the codec."""
     ids = codec.encode(data)
@@ -25,7 +25,7 @@ def test_any_bytes_come_back(codec: Codec, data: bytes) -> None:
 
 @every_text_codec
 @given(text=st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_comes_back(codec: Codec, text: str) -> None:
     """A text is encoded as its UTF-8 and comes back."""
     assert codec.encode(text) == codec.encode(text.encode())

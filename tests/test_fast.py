@@ -50,7 +50,7 @@ def compare(checkpoint, sequences, states):
                 assert float((got_part - want_part).abs().max()) <= tolerance * max(1.0, float(want_part.abs().max()))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     head_size=st.sampled_from([16, 64, 128]),
     n_layer=st.integers(1, 3),

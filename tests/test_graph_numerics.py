@@ -116,7 +116,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("variant", RECURRENCES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     T=st.sampled_from([1, 16, 32, 64, 128, 256, 512]),
     seed=st.integers(0, 2**32 - 1),
@@ -272,7 +272,7 @@ class _Float16(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("variant", RECURRENCES)
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(
     T=st.sampled_from([1, 16, 32, 64]),
     seed=st.integers(0, 2**32 - 1),

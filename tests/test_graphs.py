@@ -51,7 +51,7 @@ def wkv_inputs(T, seed, decay, rate, repeated):
     return [*inputs, torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     T=st.sampled_from([1, 2, 3, 4, 7, 8, 16, 17, 32, 40, 64, 65, 100, 128]),
     seed=st.integers(0, 2**32 - 1),

@@ -487,7 +487,7 @@ def originals(tmp_path_factory):
 
 
 @pytest.mark.parametrize("container", [*WRITERS, "legacy"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_damage(originals, tmp_path_factory, container, data):
     """Cut short or with flipped bytes, a file is refused or loads whole: nothing else happens."""
@@ -517,7 +517,7 @@ def test_damage(originals, tmp_path_factory, container, data):
     shutil.rmtree(damaged_copy.parent)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(program=st.binary(max_size=60))
 def test_any_pickle(tmp_path_factory, program):
     """Any bytes as an archive's pickle are refused: the interpreter has no other way out."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compile.toolchain import RECEIPT, Toolchain
@@ -299,7 +299,6 @@ def list_of(entries):
     return "\n".join(map(written, entries))
 
 
-@settings(deadline=None)
 @given(LISTS)
 def test_what_is_written_is_read(entries):
     """Every text comes back as it was, and a run without checks changes nothing."""
@@ -308,7 +307,6 @@ def test_what_is_written_is_read(entries):
     assert update(text).text == text
 
 
-@settings(deadline=None)
 @given(LISTS, RUNS)
 def test_after_an_update_the_run_is_as_expected(entries, found):
     """Held against the new list, each check passes or fails as expected; and a second update changes nothing."""

@@ -7,7 +7,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.lambada.documents import DOWNLOAD_COMMAND, FILE_NAME, SHA256, DataError, Document, fetch, find_data, read
@@ -178,7 +178,6 @@ def test_protocol_on_the_real_first_passage(shared_data):
 
 @pytest.mark.parametrize("codec", [Codec.WORLD, Codec.WORLD_BYTES, Codec.RAW_BYTES], ids=lambda codec: codec.value)
 @given(context=st.text(max_size=60), word=st.text(max_size=12).filter(lambda word: " " not in word))
-@settings(deadline=None)
 def test_nothing_of_a_passage_is_lost(codec, context, word):
     """Prompt without token 0, and continuation, decode to the passage; the continuation to the space and the word."""
     prompt, continuation = to_text(f"{context} {word}", codec)

@@ -96,9 +96,9 @@ def nightly_command(monkeypatch, *arguments):
 
 def wait_for(condition):
     """Wait until something is so; fail where it does not come to it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "waited for half a minute"
+        assert time.monotonic() < deadline, "waited for five minutes"
         time.sleep(0.05)
 
 

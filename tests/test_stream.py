@@ -13,7 +13,7 @@ from tokenizer.world import TokenizerError
 TEXT_CODECS = [Codec.WORLD, Codec.WORLD_BYTES, Codec.RAW_BYTES]
 
 every_text_codec = pytest.mark.parametrize("codec", TEXT_CODECS, ids=lambda codec: codec.value)
-many_examples = settings(max_examples=300, deadline=None)
+many_examples = settings(max_examples=300)
 cuts = st.lists(st.integers(0, 200))
 # Characters of one to four bytes, and pieces of them.
 broken_text = st.lists(

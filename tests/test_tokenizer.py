@@ -52,7 +52,7 @@ KNOWN = [
     (b"\x80\x81\xe4\xb8\x80", [129, 130, 10250]),
 ]
 
-many_examples = settings(max_examples=200, deadline=None)
+many_examples = settings(max_examples=200)
 any_ids = st.lists(st.integers(0, LAST_ID), max_size=40)
 
 
@@ -306,7 +306,7 @@ def test_written_vocabulary(world: WorldTokenizer, vocabulary_lines: list[bytes]
 
 
 @given(entries=st.sets(st.binary(min_size=2) | st.text(min_size=1).map(str.encode)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_entry_can_be_written(tmp_path_factory: pytest.TempPathFactory, entries: set[bytes]) -> None:
     """Whatever bytes an entry has, quotes and line ends included, its line is one line and reads the same."""
     path = tmp_path_factory.mktemp("vocabulary") / VOCABULARY_FILE

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -280,12 +279,10 @@ def test_a_fitting_glibc_stays(tmp_path: Path, offline: list[str]) -> None:
 
 
 def test_what_is_proven_is_returned_at_once(made: tuple[Toolchain, list[str]]) -> None:
-    """A second install of the same release does nothing, says nothing, and takes no time."""
+    """A second install of the same release does nothing and says nothing."""
     toolchain, _ = made
     said: list[str] = []
-    begin = time.perf_counter()
     again = install(VERSION, cache_of(toolchain), say=said.append, pip_args=["--no-such-option"])
-    assert time.perf_counter() - begin < 0.2
     assert again == toolchain
     assert said == []
 

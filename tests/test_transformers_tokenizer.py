@@ -41,7 +41,7 @@ CHAT = [
 ]
 RENDERED = f"{END_OF_TEXT_TOKEN}System: Be brief.\n\nUser: Hi!\n\nAssistant: Hello.\n\nUser: Why?\n\n"
 
-many_examples = settings(max_examples=200, deadline=None)
+many_examples = settings(max_examples=200)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ WEIGHTS = st.floats(-4, 4, width=16)
     W=some.arrays(np.float32, st.tuples(st.sampled_from([64, 128]), st.integers(1, 3)), elements=WEIGHTS),
     bits=st.sampled_from([4, 8]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_codes_are_those_of_the_oracle(W, bits):
     """Written twice on purpose, to the bit."""
     np.testing.assert_array_equal(coded(W, bits, GROUP), precision.coded(torch.from_numpy(W), bits).numpy())
