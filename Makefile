@@ -2,6 +2,8 @@
 PYTHON ?= python3
 RELEASE ?= 1.30.2
 ARGS ?=
+# Where it is set, each of the many processes that the tests start would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test lint long bench bench-compile train soak soak-smoke soak-compile detection
 
