@@ -40,6 +40,7 @@ class Option(Enum):
     F32_ATT = "f32_att"  # the four projections of time-mix
     F16_STATE = "f16_state"  # states in float16 between calls: another graph, see compile/half_state.py
     HOST_EMBEDDING = "host_embedding"  # its rows as input, the table on the host: see compile/host_embedding.py
+    STACKED_STATE = "stacked_state"  # the states of all layers in two tensors: see compile/stacked_state.py
 
 
 ADDRESS_MODES = frozenset({Option.IO_ALONE, Option.IO_TAG, Option.IO_RELOC, Option.IN_REUSE})
@@ -62,7 +63,7 @@ _OPPOSITE = {  # which it takes away
     Option.FLOAT_OUTPUT: Option.QUANT_OUTPUT,
 }
 _TABLES = frozenset({Option.F32_HEAD, Option.F32_FFN, Option.F32_ATT})  # no flags: see compile/mixed.py
-_GRAPHS = frozenset({Option.HOST_EMBEDDING})  # no flags: another graph
+_GRAPHS = frozenset({Option.HOST_EMBEDDING, Option.STACKED_STATE})  # no flags: another graph
 _FLAGS = {
     Option.OPT1: ("--opt", "1"),
     Option.NO_LAYER_GROUP: ("--disable_layer_group",),
@@ -74,7 +75,6 @@ _FLAGS = {
     **{mode: ("--addr_mode", mode.value) for mode in ADDRESS_MODES},
     **{option: ("--q_group_size", str(size)) for option, size in WEIGHT_GROUPS.items()},
 }
-_STATES_PER_LAYER = 3
 
 
 class OptionError(ValueError):
@@ -133,13 +133,13 @@ def conflict(options: Sequence[Option]) -> str:
     return ""
 
 
-def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) -> tuple[str, ...]:
+def with_options(flags: Sequence[str], options: Iterable[Option], n_states: int) -> tuple[str, ...]:
     """*flags* without those that *options* take away, then those of *options* that are not among them.
 
     Args:
         flags: arguments of ``model_deploy`` that come first; where one has another value, the option's counts.
         options: what to add or to take away.
-        n_layer: layers of the graph, each with three states, of which the first follows the token and the logits.
+        n_states: state tensors of the graph, of which the first follows the token and the logits.
     """
     asked = tuple(options)
     found = list(flags)
@@ -149,19 +149,19 @@ def with_options(flags: Sequence[str], options: Iterable[Option], n_layer: int) 
             if found[i : i + len(taken)] == taken:
                 del found[i : i + len(taken)]
     for option in asked:
-        added = option_flags(option, n_layer)
+        added = option_flags(option, n_states)
         if added and not any(tuple(found[i : i + len(added)]) == added for i in range(len(found))):
             found += added
     return tuple(found)
 
 
-def option_flags(option: Option, n_layer: int) -> tuple[str, ...]:
-    """The arguments of ``model_deploy`` that an option adds for a graph of so many layers; none where it takes away."""
+def option_flags(option: Option, n_states: int) -> tuple[str, ...]:
+    """The arguments of ``model_deploy`` that an option adds for a graph of so many states; none where it takes away."""
     if option in _OPPOSITE or option in _TABLES | _GRAPHS:
         return ()
     if option is Option.SAME_ADDR:
         # Input 0 is the token and output 0 the logits, so a state and the one after it have the same number.
-        return "--same_addr", ",".join(f"{i}:{i}" for i in range(1, 1 + _STATES_PER_LAYER * n_layer))
+        return "--same_addr", ",".join(f"{i}:{i}" for i in range(1, 1 + n_states))
     return _FLAGS[option]
 
 

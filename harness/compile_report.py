@@ -145,7 +145,7 @@ def facts_of(report: CompileReport) -> list[tuple[str, str]]:
     ]
     if report.launch_message_bytes:
         fits = report.launch_message_bytes < MESSAGE_LIMIT
-        words = "" if fits else f": TOO LONG, should be below {MESSAGE_LIMIT:,}; stack states into fewer tensors"
+        words = "" if fits else f": TOO LONG, should be below {MESSAGE_LIMIT:,}; use the option stacked_state"
         found.append(("message of a launch", f"{report.launch_message_bytes:,} bytes{words}"))
     found += [
         (f"matrices in {one['bits']} bits", f"{one['count']}, {one['bytes']:,} bytes with steps and zero points")

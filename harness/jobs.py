@@ -14,6 +14,7 @@ from compile.join import joined
 from compile.mixed import TABLES, operations_of
 from compile.options import WEIGHT_GROUPS, Option, with_options
 from compile.parts import parts_of
+from compile.stacked_state import MOST_LAYERS, STACKED_STATE, stacked_shapes
 from compile.stages import Stage
 from compile.unfused import LOSES_RELU, Rwkv7BlockUnfused, Rwkv7Unfused
 from harness.cases import VARIANTS
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _IN_PARTS = "chunk"
 """The variant that has graphs of its parts."""
 
+_STATES_OF_A_LAYER = 3
+
 
 def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
     """What to compile for a case: the flags that its graph gets anyway, then those of its options.
@@ -45,16 +48,18 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
         reason = "is compiled in parts, but here a graph is taken as a whole; leave out +blocks"
         raise RefusedError(Stage.EXPORT, case.id, reason)
     _refuse_groups_without_codes(case)
+    dims = Dims.of(model.arrays)
+    stacked = Option.STACKED_STATE in case.options or dims.L > MOST_LAYERS
     return Job(
         arrays=model.arrays,
         arrays_sha256=model.arrays_sha256,
-        variant=_variant(case),
+        variant=STACKED_STATE[_variant(case)] if stacked else _variant(case),
         spec=case.graph,
         quantization=case.quantization,
         flags=with_options(
             known_flags(needed_flags(model.arrays, case.graph), toolchain.version),
             case.options,
-            Dims.of(model.arrays).L,
+            len(stacked_shapes(dims) if stacked else dims.state_shapes()),
         ),
         toolchain=toolchain,
         mixed=operations_of(case.options),
@@ -131,6 +136,9 @@ def part_jobs(case: Case, weights: Weights, toolchain: Toolchain, parts: Iterabl
     if Option.HOST_EMBEDDING in case.options:
         reason = "host_embedding is of a whole graph: among parts the embedding is a net of its own; leave out +blocks"
         raise RefusedError(Stage.EXPORT, case.id, reason)
+    if Option.STACKED_STATE in case.options:
+        reason = "stacked_state is of a whole graph: a part has the states of one layer; leave out +blocks"
+        raise RefusedError(Stage.EXPORT, case.id, reason)
     chosen = parts_of(case.graph, weights.shape.n_layer) if parts is None else parts
     return [_part_job(case, weights, toolchain, part) for part in chosen]
 
@@ -145,7 +153,9 @@ def _part_job(case: Case, weights: Weights, toolchain: Toolchain, part: PartSpec
         variant=_part_variant(case, part),
         spec=part,
         quantization=case.quantization,
-        flags=with_options(known_flags(part.flags(weights.shape.n_head), toolchain.version), options, n_layer=1),
+        flags=with_options(
+            known_flags(part.flags(weights.shape.n_head), toolchain.version), options, n_states=_STATES_OF_A_LAYER
+        ),
         toolchain=toolchain,
     )
 

@@ -2,7 +2,9 @@
 
 A *whole* net takes its tokens and n recurrent states, and gives logits and the n next states, in the same order. The
 compiler changes the names of inputs and outputs, so only their order tells them apart. In place of T tokens it may take
-their rows of the embedding, floats of [1, T, C]; the table, [V, C], is then with whoever feeds it.
+their rows of the embedding, floats of [1, T, C]; the table, [V, C], is then with whoever feeds it. Usually there are
+three states a layer: time-mix shift, WKV matrices, channel-mix shift. Where there are two in all, [2 L, 1, C] and
+[L H, N, N] with H = C / N, they are those of all L layers, *stacked*: both shifts of each layer, and the matrices.
 
 A model may also come as a net for each *block*, in one file or in many, so that it can be compiled in parts. For T
 tokens a call these are
@@ -28,13 +30,12 @@ import numpy as np
 
 from runtime.binding import Dtype
 from runtime.faults import BadBmodel
+from runtime.piece import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from runtime.piece import Piece
 
     Floats = NDArray[np.float32]
 
@@ -98,7 +99,7 @@ class Net:
     rows: EmbeddingRows | None = None
     """What it takes in place of tokens; None where it takes these."""
     pieces: tuple[Piece, ...] = ()
-    """Where each layer's states lie in its state tensors, of a net with another layout than ours; otherwise none."""
+    """Where each layer's states lie in its state tensors, of a net with stacked states or another layout than ours."""
 
 
 def assemble(described: Sequence[tuple[Mapping[str, Any], str]]) -> tuple[Net, ...]:
@@ -142,6 +143,7 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
     rows = _rows(described, bmodel, tokens)
     _expect_same_floats(described, bmodel, zip(inputs[1:], outputs[1:], strict=True))
     numbers = range(len(inputs) - 1)
+    states = tuple(_state(port) for port in inputs[1:])
     return Net(
         name=name,
         bmodel=bmodel,
@@ -149,12 +151,32 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
         vocabulary=logits["shape"][-1],
         every_position=rows == tokens,
         logits_dtype=Dtype(logits["dtype"]),
-        states=tuple(_state(port) for port in inputs[1:]),
+        states=states,
         addr_mode=described["addr_mode"],
         parts=(Part(name, (_TOKENS, *numbers), (_LOGITS, *numbers)),),
         edges=((_TOKENS, token["bytes"]), (_LOGITS, logits["bytes"])),
         rows=embedded,
+        pieces=_pieces_of_stacks(states),
     )
+
+
+def _pieces_of_stacks(states: Sequence[State]) -> tuple[Piece, ...]:
+    """Where the states of each layer lie in two stacks; nowhere where these are no stacks."""
+    match [state.shape for state in states]:
+        case [(rows, 1, C), (matrices, N, columns)] if 0 < N == columns and C % N == 0:
+            L, H = rows // 2, C // N
+            if (rows, matrices) != (2 * L, L * H):
+                return ()
+        case _:
+            return ()
+
+    def shift(layer: int, which: int) -> Piece:
+        return Piece(state=0, axes=(L, 2, C), index=(layer, which, None), order=(0,), shape=(C,))
+
+    def wkv(layer: int) -> Piece:
+        return Piece(state=1, axes=(L, H, N, N), index=(layer, None, None, None), order=(0, 1, 2), shape=(H, N, N))
+
+    return tuple(piece for i in range(L) for piece in (shift(i, 0), wkv(i), shift(i, 1)))
 
 
 def rows_of(port: Mapping[str, Any]) -> EmbeddingRows | None:

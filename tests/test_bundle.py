@@ -293,7 +293,9 @@ def test_a_bundle_with_the_embedding_on_the_host(toolchain, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.toolchain
-@pytest.mark.parametrize("case", ["prefill_16-F16-chunk", "prefill_16-F16-chunk+host_embedding"])
+@pytest.mark.parametrize(
+    "case", ["prefill_16-F16-chunk", "prefill_16-F16-chunk+host_embedding", "prefill_16-F16-chunk+stacked_state"]
+)
 def test_the_shipped_model_passes_its_self_test(toolchain, tmp_path, case):
     """On the simulator, in a clean process."""
     out = tmp_path / "bundle"

@@ -16,7 +16,7 @@ def of_layers(layers):
 
 
 def test_every_size_fits_without_stacking():
-    """The largest sizes have 32 layers; from 34 on, states would have to share tensors."""
+    """The largest sizes have 32 layers; from 34 on, whole graphs have stacked states (tests/test_stacked_state.py)."""
     assert of_layers(32) == 3924  # 3,908 bytes, and 16 for the group
     assert max(of_layers(shape.n_layer) for shape in SIZES.values()) < MESSAGE_LIMIT
     assert [layers for layers in range(1, 64) if of_layers(layers) < MESSAGE_LIMIT][-1] == 33

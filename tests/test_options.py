@@ -47,12 +47,13 @@ def test_names(option):
         (Option.F32_HEAD, ()),
         (Option.F16_STATE, ("--quant_input",)),
         (Option.HOST_EMBEDDING, ()),
+        (Option.STACKED_STATE, ()),
         (Option.SAME_ADDR, ("--same_addr", "1:1,2:2,3:3,4:4,5:5,6:6")),
     ],
 )
 def test_flags(option, flags):
     """Each option stands for what model_deploy calls it; the states of two layers are the inputs and outputs 1 to 6."""
-    assert option_flags(option, 2) == flags
+    assert option_flags(option, 6) == flags
 
 
 @pytest.mark.toolchain
@@ -95,17 +96,17 @@ def test_conflicts_are_between_two(options):
         assert in_order(options) == in_order(reversed(in_order(options)))
 
 
-@given(SETS.filter(lambda options: not conflict(tuple(options))), st.integers(1, 61))
-def test_flags_add_up(options, n_layer):
+@given(SETS.filter(lambda options: not conflict(tuple(options))), st.integers(1, 183))
+def test_flags_add_up(options, n_states):
     """The flags that come first stay first, but for those taken away; each option's follow once, also added again."""
-    flags = with_options(("--disable_topo_sort", "--quant_output"), in_order(options), n_layer)
+    flags = with_options(("--disable_topo_sort", "--quant_output"), in_order(options), n_states)
     kept = [("--disable_topo_sort", Option.TOPO_SORT), ("--quant_output", Option.FLOAT_OUTPUT)]
     first = tuple(flag for flag, taken_by in kept if taken_by not in options)
     assert flags[: len(first)] == first
     assert all((flag in flags) == (taken_by not in options) for flag, taken_by in kept)
     assert len(set(flags)) == len(flags)
-    assert all(set(option_flags(option, n_layer)) <= set(flags) for option in options)
-    assert with_options(flags, in_order(options), n_layer) == flags
+    assert all(set(option_flags(option, n_states)) <= set(flags) for option in options)
+    assert with_options(flags, in_order(options), n_states) == flags
 
 
 def test_another_value_comes_last():

@@ -11,12 +11,14 @@ from compile.graphs.block import Rwkv7Block
 from compile.half_state import Rwkv7HalfState
 from compile.host_embedding import HOST_EMBEDDING
 from compile.process import run
+from compile.stacked_state import Rwkv7StackedState
 from compile.streamed import Streamed
 from compile.unfused import Rwkv7Unfused
 from harness.cases import VARIANTS
 from harness.checkpoints import open_model
 
 GRAPHS = [*dict.fromkeys(VARIANTS.values()), Rwkv7HalfState, Rwkv7Unfused, Rwkv7Block, *HOST_EMBEDDING.values()]
+GRAPHS += [Rwkv7StackedState]  # the others differ from what they stack in the same operations
 SIMPLIFIED, PLAIN = (), transform_flags("1.30.2")
 
 

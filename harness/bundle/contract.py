@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from compile.spec import GraphKind
 from runtime.binding import Dtype
-from runtime.nets import rows_of
+from runtime.nets import interpret, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from harness.cases import Case
     from harness.checkpoints import Model
 
+# By kind: the name of the tensor, how the state lies in it, and the input of a net that is the first such.
 _STATES = {
-    "time_mix_shift": ("att.shift", "channel"),
-    "wkv": ("att.state", "head value key"),
-    "channel_mix_shift": ("ffn.shift", "channel"),
+    "time_mix_shift": ("blocks.{i}.att.shift", "channel", 1),
+    "wkv": ("blocks.{i}.att.state", "head value key", 2),
+    "channel_mix_shift": ("blocks.{i}.ffn.shift", "channel", 3),
+}
+_STACKED = {
+    "time_mix_shift": ("shift", "(layer 0/2) channel", 1),
+    "wkv": ("state", "(layer head) value key", 2),
+    "channel_mix_shift": ("shift", "(layer 1/2) channel", 1),
 }
 
 
@@ -45,8 +51,8 @@ def contract_of(case: Case, model: Model, described: Sequence[tuple[Mapping[str,
     dtype = Dtype(first["inputs"][0]["dtype"]).name
     lines += ["", f"[{section}]", f'input = "{first["inputs"][0]["name"]}"', f'dtype = "{dtype}"']
     lines += ["", "[logits]", 'output = "logits"', f'dtype = "{Dtype(first["outputs"][0]["dtype"]).name}"']
-    for number, (kind, (name, layout)) in enumerate(_STATES.items(), start=1):
+    for kind, (name, layout, number) in (_STACKED if interpret(*described[0]).pieces else _STATES).items():
         dtype = Dtype(first["inputs"][number]["dtype"]).name
-        lines += ["", f"[states.{kind}]", f'input = "blocks.{{i}}.{name}"', f'output = "blocks.{{i}}.{name}.next"']
+        lines += ["", f"[states.{kind}]", f'input = "{name}"', f'output = "{name}.next"']
         lines += [f'layout = "{layout}"', f'dtype = "{dtype}"']
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from compile.stacked_state import stack, unstack
 from harness.targets.base import Output, StateArrays
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ class Net(Protocol):
 class GraphTarget:
     """A decode graph and graphs of several tokens: every position."""
 
-    def __init__(self, nets: Mapping[int, Net], dims: Dims, embedding: np.ndarray | None = None) -> None:
+    def __init__(
+        self, nets: Mapping[int, Net], dims: Dims, embedding: np.ndarray | None = None, *, stacked: bool = False
+    ) -> None:
         """*nets* by the tokens that a call takes; the one of 1 takes the tail.
 
-        Where the embedding is not in them, they take rows of *embedding* ``[V, C]`` in place of tokens.
+        Where the embedding is not in them, they take rows of *embedding* ``[V, C]`` in place of tokens; with *stacked*,
+        the states of all layers in two tensors.
         """
         self._nets = nets
         self._dims = dims
+        self._stacked = stacked
         self._embedding = embedding
 
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
@@ -42,13 +47,16 @@ class GraphTarget:
         """
         check_tokens(tokens, self._dims.V)
         arrays = state_inputs(state, self._dims)
+        if self._stacked:
+            arrays = stack(arrays, self._dims)
         rows: list[np.ndarray] = []
         for T, chunk in chunks(tokens, self._nets):
             ids = np.array([chunk], np.int32)
             fed = ids if self._embedding is None else self._embedding[ids]
             logits, *arrays = self._nets[T].run([fed, *arrays])
             rows.append(logits.reshape(T, -1))
-        return Output(tuple(range(len(tokens))), np.concatenate(rows), state_outputs(arrays))
+        after = unstack(arrays, self._dims) if self._stacked else arrays
+        return Output(tuple(range(len(tokens))), np.concatenate(rows), state_outputs(after))
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:

@@ -10,6 +10,7 @@ from compile.dims import Dims
 from compile.host_embedding import table_of
 from compile.interpreter import Interpreter
 from compile.lowering import Dialect, lowered
+from compile.stacked_state import is_stacked
 from harness.targets.graphs import GraphTarget
 
 if TYPE_CHECKING:
@@ -46,4 +47,5 @@ def open_interpreters(
         for job in jobs:
             mlir = lowered(job, dialect, cache, say=say, timeout_s=timeout_s)
             nets[job.spec.T] = stack.enter_context(Interpreter(job.toolchain, mlir))
-        yield GraphTarget(nets, Dims.of(jobs[0].arrays), table_of(jobs[0].variant, jobs[0].arrays))
+        graph, arrays = jobs[0].variant, jobs[0].arrays
+        yield GraphTarget(nets, Dims.of(arrays), table_of(graph, arrays), stacked=is_stacked(graph))

@@ -11,6 +11,7 @@ import onnxruntime
 from compile.dims import Dims
 from compile.export import export
 from compile.host_embedding import table_of
+from compile.stacked_state import is_stacked
 from harness.targets.graphs import GraphTarget
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class OnnxRuntime(GraphTarget):
             {T: _Net(variant(arrays, T=T, every_position=True)) for T in {1, *chunk_lengths}},
             Dims.of(arrays),
             table_of(variant, arrays),
+            stacked=is_stacked(variant),
         )
 
 
