@@ -49,6 +49,7 @@ def job_of(case: Case, model: Model | Weights, toolchain: Toolchain) -> Job:
         raise RefusedError(Stage.EXPORT, case.id, reason)
     _refuse_groups_without_codes(case)
     dims = Dims.of(model.arrays)
+    # Deeper models have it unasked: the message of a launch has no room for all of their states.
     stacked = Option.STACKED_STATE in case.options or dims.L > MOST_LAYERS
     return Job(
         arrays=model.arrays,
