@@ -82,6 +82,7 @@ def _in_processes(
     say: Callable[[str], None],
     timeout_s: float,
 ) -> list[Bmodel]:
+    cache.mkdir(parents=True, exist_ok=True)  # whose disk is asked for its room
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
@@ -117,7 +118,6 @@ def _fits(together: Sequence[Job], budget: float, cache: Path) -> bool:
     """
     if len(together) == 1:
         return True
-    cache.mkdir(parents=True, exist_ok=True)
     memory, disk = (sum(needed(job.arrays) for job in together) for needed in (needed_bytes, disk_bytes))
     return memory <= budget and disk <= shutil.disk_usage(cache).free
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,18 +116,6 @@ def is_stacked(graph: type[Rwkv7]) -> bool:
 def stacked_shapes(dims: Dims) -> dict[str, tuple[int, ...]]:
     """Of both states, by name, in the order of a graph's inputs."""
     return {"shift": (2 * dims.L, 1, dims.C), "state": (dims.L * dims.H, dims.N, dims.N)}
-
-
-def stack(states: Sequence[np.ndarray], dims: Dims) -> list[np.ndarray]:
-    """Both stacks of the 3 L states of a model."""
-    of_kinds = [state for i, state in enumerate(states) if i % 3 != 1], states[1::3]
-    return [np.stack(kind).reshape(shape) for kind, shape in zip(of_kinds, stacked_shapes(dims).values(), strict=True)]
-
-
-def unstack(stacks: Sequence[np.ndarray], dims: Dims) -> list[np.ndarray]:
-    """The 3 L states of a model, in the shapes of its graph's inputs without stacks."""
-    shifts, matrices = stacks[0].reshape(dims.L, 2, 1, 1, dims.C), stacks[1].reshape(dims.L, dims.H, dims.N, dims.N)
-    return [state for i in range(dims.L) for state in (shifts[i, 0], matrices[i], shifts[i, 1])]
 
 
 def _stacked(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from runtime.binding import Dtype
 from runtime.faults import BadBmodel
-from runtime.piece import Piece
+from runtime.piece import Piece, pieces_of_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -156,27 +156,8 @@ def interpret(described: Mapping[str, Any], bmodel: str) -> Net:
         parts=(Part(name, (_TOKENS, *numbers), (_LOGITS, *numbers)),),
         edges=((_TOKENS, token["bytes"]), (_LOGITS, logits["bytes"])),
         rows=embedded,
-        pieces=_pieces_of_stacks(states),
+        pieces=pieces_of_stacks([state.shape for state in states]),
     )
-
-
-def _pieces_of_stacks(states: Sequence[State]) -> tuple[Piece, ...]:
-    """Where the states of each layer lie in two stacks; nowhere where these are no stacks."""
-    match [state.shape for state in states]:
-        case [(rows, 1, C), (matrices, N, columns)] if 0 < N == columns and C % N == 0:
-            L, H = rows // 2, C // N
-            if (rows, matrices) != (2 * L, L * H):
-                return ()
-        case _:
-            return ()
-
-    def shift(layer: int, which: int) -> Piece:
-        return Piece(state=0, axes=(L, 2, C), index=(layer, which, None), order=(0,), shape=(C,))
-
-    def wkv(layer: int) -> Piece:
-        return Piece(state=1, axes=(L, H, N, N), index=(layer, None, None, None), order=(0, 1, 2), shape=(H, N, N))
-
-    return tuple(piece for i in range(L) for piece in (shift(i, 0), wkv(i), shift(i, 1)))
 
 
 def rows_of(port: Mapping[str, Any]) -> EmbeddingRows | None:

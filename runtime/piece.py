@@ -37,6 +37,29 @@ class Piece:
         return tensor.reshape(self.axes)[places].transpose(self.order)
 
 
+def pieces_of_stacks(shapes: Sequence[tuple[int, ...]]) -> tuple[Piece, ...]:
+    """Where the states of each layer lie in two stacks, as :mod:`runtime.nets` has them; nowhere in other tensors.
+
+    Args:
+        shapes: of the state tensors, in their order.
+    """
+    match list(shapes):
+        case [(rows, 1, C), (matrices, N, columns)] if 0 < N == columns and C % N == 0:
+            L, H = rows // 2, C // N
+            if (rows, matrices) != (2 * L, L * H):
+                return ()
+        case _:
+            return ()
+
+    def shift(layer: int, which: int) -> Piece:
+        return Piece(state=0, axes=(L, 2, C), index=(layer, which, None), order=(0,), shape=(C,))
+
+    def wkv(layer: int) -> Piece:
+        return Piece(state=1, axes=(L, H, N, N), index=(layer, None, None, None), order=(0, 1, 2), shape=(H, N, N))
+
+    return tuple(piece for i in range(L) for piece in (shift(i, 0), wkv(i), shift(i, 1)))
+
+
 def take_apart(tensors: Sequence[Floats], pieces: Sequence[Piece]) -> list[Floats]:
     """The states that *tensors* hold: copies, in the order of *pieces*."""
     return [piece.view(tensors[piece.state]).reshape(piece.shape).copy() for piece in pieces]

@@ -10,12 +10,14 @@ from compile.compiler import RefusedError, compile_graph
 from compile.dims import Dims
 from compile.export import export
 from compile.half_state import Rwkv7HalfState
-from compile.stacked_state import MOST_LAYERS, STACKED_STATE, is_stacked, stack, stacked_shapes, unstack
+from compile.stacked_state import MOST_LAYERS, STACKED_STATE, is_stacked, stacked_shapes
 from harness.bundle.contract import contract_of
 from harness.cases import VARIANTS, parse_case
+from harness.check import Check
 from harness.checkpoints import Model, open_model
 from harness.device.place import open_place
 from harness.jobs import job_of, part_jobs
+from harness.limits import limits_for, load_limits
 from harness.oracle import oracle_for
 from harness.own.io_map import load_map
 from harness.own.match import matched
@@ -140,18 +142,19 @@ def test_no_parts(toolchain):
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([2, 3, 64]))
-def test_the_runtime_reads_what_the_graph_means(L, H, N):
-    """Where it looks for each state is where the compiler's side put it: neither knows the other."""
+def test_where_the_runtime_looks(L, H, N):
+    """Where the graph takes each state from: rows 2 i and 2 i + 1, matrices i H to (i + 1) H."""
     dims = Dims(L=L, C=H * N, H=H, N=N, V=7)
     net = interpret(described(dims), "a.bmodel")
     rng = np.random.default_rng(0)
     states = [rng.normal(size=shape).astype(np.float32) for _, shape in dims.state_shapes()]
-    stacks = put_together(states, net.pieces, [state.shape for state in net.states])
-    for one, other in zip(stacks, stack(states, dims), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(take_apart(stacks, net.pieces), unstack(stacks, dims), strict=True):
+    shifts, matrices = put_together(states, net.pieces, [state.shape for state in net.states])
+    for i in range(L):
+        np.testing.assert_array_equal(shifts[2 * i], states[3 * i][0])
+        np.testing.assert_array_equal(matrices[i * H : (i + 1) * H], states[3 * i + 1])
+        np.testing.assert_array_equal(shifts[2 * i + 1], states[3 * i + 2][0])
+    for one, other in zip(take_apart([shifts, matrices], net.pieces), states, strict=True):
         np.testing.assert_array_equal(one, other.reshape(one.shape))
-    assert [one.shape for one in unstack(stacks, dims)] == [shape for _, shape in dims.state_shapes()]
 
 
 @pytest.mark.parametrize(
@@ -185,10 +188,13 @@ def test_a_bundle_tells_where_they_lie(tmp_path):
         contract_of(parse_case("decode-F16-chunk+stacked_state"), model, [(net, "decode.bmodel")])
     )
     (read,) = matched(load_map(tmp_path / "io.toml"), [(net, "decode.bmodel")], model.checkpoint.shape)
+    ours = interpret(net, "decode.bmodel")
     rng = np.random.default_rng(0)
     states = [rng.normal(size=shape).astype(np.float32) for _, shape in dims.state_shapes()]
     for one, other in zip(
-        put_together(states, read.pieces, [state.shape for state in read.states]), stack(states, dims), strict=True
+        take_apart(put_together(states, ours.pieces, [state.shape for state in ours.states]), read.pieces),
+        states,
+        strict=True,
     ):
         np.testing.assert_array_equal(one.ravel(), other.ravel())
 
@@ -238,4 +244,6 @@ def test_sixty_layers(toolchain, graph):
     bmodel, tokens, start, got = computed(toolchain, case, model)
     assert launch_messages(bmodel.path)[case.net] == launch_message_bytes(6) < MESSAGE_LIMIT
     want = oracle_for(model.checkpoint, case.quantization).run(tokens, start)
-    np.testing.assert_allclose(got.logits, want.logits, atol=1e-3)
+    check = Check(limits=limits_for(load_limits()[0], case))
+    check.logits(want, got)
+    check.state(want, got.state)

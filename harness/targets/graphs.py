@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from compile.stacked_state import stack, unstack
+from compile.stacked_state import stacked_shapes
 from harness.targets.base import Output, StateArrays
+from runtime.piece import pieces_of_stacks, put_together, take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ class GraphTarget:
         """
         self._nets = nets
         self._dims = dims
-        self._stacked = stacked
+        self._stacks = tuple(stacked_shapes(dims).values()) if stacked else ()
+        self._pieces = pieces_of_stacks(self._stacks)
         self._embedding = embedding
 
     def run(self, tokens: Sequence[int], state: StateArrays | None = None) -> Output:
@@ -47,16 +49,16 @@ class GraphTarget:
         """
         check_tokens(tokens, self._dims.V)
         arrays = state_inputs(state, self._dims)
-        if self._stacked:
-            arrays = stack(arrays, self._dims)
+        if self._pieces:
+            arrays = put_together(arrays, self._pieces, self._stacks)
         rows: list[np.ndarray] = []
         for T, chunk in chunks(tokens, self._nets):
             ids = np.array([chunk], np.int32)
             fed = ids if self._embedding is None else self._embedding[ids]
             logits, *arrays = self._nets[T].run([fed, *arrays])
             rows.append(logits.reshape(T, -1))
-        after = unstack(arrays, self._dims) if self._stacked else arrays
-        return Output(tuple(range(len(tokens))), np.concatenate(rows), state_outputs(after))
+        after = take_apart(arrays, self._pieces) if self._pieces else state_outputs(arrays)
+        return Output(tuple(range(len(tokens))), np.concatenate(rows), after)
 
 
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
